@@ -4,9 +4,9 @@ import click
 
 from jobs import output
 from jobs.params import (
-    PATH_OR_URL,
     address_option,
     allow_pipe_option,
+    atlases_argument,
     choice_option,
     classes_option,
     count_option,
@@ -20,7 +20,7 @@ from schemas.annotations import ImageSelection
 
 
 @click.command("annotate")
-@click.argument("atlas", type=PATH_OR_URL)
+@atlases_argument
 @path_option("--out", metavar="DIR", text="Output folder.", required=True)
 @count_option("--images", default=50, text="Images to annotate.")
 @choice_option(
@@ -37,7 +37,7 @@ from schemas.annotations import ImageSelection
 @allow_pipe_option
 @output.json_option
 def annotate_command(
-    atlas: str,
+    atlases: tuple[str, ...],
     out: str,
     images: int,
     select: ImageSelection,
@@ -63,12 +63,14 @@ def annotate_command(
     from pipeline.run.execution import ComputeOptions
     from pipeline.store import Atlas
 
-    opened, names = Atlas.open(atlas), read_class_names(classes_file)
+    opened, names = Atlas.open(atlases), read_class_names(classes_file)
+    output.refuse_networks(opened, "a page is of the images of one atlas")
     output.check_complete(opened, partial)
     options = ComputeOptions(address, allow_pipe=allow_pipe)
     page, count = write_page(opened, out, images, select, target, seed, names, options, output.print_note)
     if json_:
         output.print_json({"page": page, "images": count})
         return
+    named = " ".join(f"'{atlas}'" for atlas in atlases)
     echo(f"page     {page}, {count} images")
-    echo(f"next     open it, draw, save; then vitatlas score '{atlas}' --truth annotations.json --subset")
+    echo(f"next     open it, draw, save; then vitatlas score {named} --truth annotations.json --subset")

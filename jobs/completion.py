@@ -38,7 +38,7 @@ def targets_of_atlas(context: click.Context) -> list[str]:
 
 
 def _names_in_run(context: click.Context, select: Callable[[Any], Iterable[str]]) -> list[str]:
-    sources = context.params.get("sources") or ()
+    sources = context.params.get("sources") or context.params.get("atlases") or ()
     # The rest of the line, if it ends in a flag without a value.
     arguments = [context.params.get("atlas"), *(source.rpartition("=")[2] for source in sources), *context.args]
     # No atlas, or a damaged one, is what the command will report.

@@ -8,10 +8,10 @@ import click
 
 from jobs import output
 from jobs.params import (
-    PATH_OR_URL,
     Number,
     address_option,
     allow_pipe_option,
+    atlases_argument,
     classes_option,
     names_option,
     partial_option,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command("label")
-@click.argument("atlas", type=PATH_OR_URL)
+@atlases_argument
 @path_option("--policy", "policy_file", metavar="FILE", text="YAML file of the policy.")
 @path_option(
     "--from",
@@ -57,13 +57,16 @@ if TYPE_CHECKING:
 )
 @truth_options
 @tune_atlas_option
+@click.option(
+    "--subset", is_flag=True, help="Of atlases of several networks: leave out images that not all have maps of."
+)
 @classes_option
 @partial_option
 @address_option
 @allow_pipe_option
 @output.json_option
 def label_command(
-    atlas: str,
+    atlases: tuple[str, ...],
     policy_file: str | None,
     source: str | None,
     formats: str,
@@ -75,7 +78,8 @@ def label_command(
     min_score: float | None,
     truth_orientation: TruthOrientation | None,
     mask_values: MaskValues | None,
-    tune_atlas: str | None,
+    tune_atlases: tuple[str, ...],
+    subset: bool,
     classes_file: str | None,
     partial: bool,
     address: str | None,
@@ -86,6 +90,9 @@ def label_command(
 
     Masks made elsewhere get the same formats, table and records. Samples without a mask and masks without a sample are
     counted and named.
+
+    Several atlases of one run over different shards are one. The methods of atlases of several networks are named
+    NAME:method in the policy; rows, classes and probabilities are those of the first.
 
     Run the same command again to resume after an interruption.
 
@@ -100,6 +107,7 @@ def label_command(
       EOF
       vitatlas label train.atlas --policy sharp.yaml --format png,coco --out masks
       vitatlas label train.atlas --policy calibrated.yaml --tune imagenetv2/ --tune-atlas v2.atlas
+      vitatlas label vit=vit.atlas dino=dino.atlas --policy both.yaml --out both  # methods: [vit:legrad, dino:rollout]
       vitatlas label train.atlas --from predicted/ --tool "U-Net" --out unet
       vitatlas label train.atlas --from results.json --images masks/coco/instances.json --min-score 0.5 --out detr
     """
@@ -112,16 +120,20 @@ def label_command(
     if (policy_file is None) == (source is None):
         raise UsageError("name either how maps become masks, --policy FILE, or masks made elsewhere, --from FILE|DIR")
     of_source = {"--tool": tool, "--target": target, "--images": images, "--min-score": min_score}
-    others = {"--tune": tune, "--tune-atlas": tune_atlas} if source else of_source
+    others = {"--tune": tune, "--tune-atlas": tune_atlases or None} if source else of_source
     if extra := next((flag for flag, value in others.items() if value is not None), None):
         raise UsageError(f"{extra}: belongs to {'--policy' if source else '--from'}; leave it out")
-    if tune_atlas and not tune:
+    if tune_atlases and not tune:
         raise UsageError("--tune-atlas needs the truth of its images: add --tune FILE|DIR")
     policy = read_policy(policy_file) if policy_file else None
-    out = out or f"{atlas.rstrip('/')}/{LABELS}/{policy.name if policy else _folder_name(source)}"
-    opened, tune_opened = Atlas.open(atlas), Atlas.open(tune_atlas) if tune_atlas else None
+    opened = Atlas.open(atlases, subset=subset)
+    tune_opened = Atlas.open(tune_atlases, subset=subset) if tune_atlases else None
+    if subset and not (opened.networks or (tune_opened and tune_opened.networks)):
+        raise UsageError("--subset leaves out images that not all atlases have, and there are none of several networks")
+    out = out or f"{output.only_url(opened)}/{LABELS}/{policy.name if policy else _folder_name(source)}"
     for each in (opened, tune_opened):
         output.check_complete(each, partial)
+        output.print_left_out(each)
     output.print_accuracy(measure_label_accuracy(opened), to_stderr=json_)
     chosen = list(split_names(formats))
     if not chosen:
@@ -129,6 +141,7 @@ def label_command(
     key_separator = (tune_opened or opened).run.spec.key_separator
     class_names, options = read_class_names(classes_file), ComputeOptions(address, allow_pipe)
     if policy is None:
+        output.refuse_networks(opened, "--from takes the images of one atlas")
         assert source is not None
         masks = read_masks(source, images, min_score, truth_orientation, mask_values, key_separator)
         imported = import_masks(
@@ -139,7 +152,7 @@ def label_command(
     calibration = None
     if tune:
         calibration = CalibrationSource(read_truth(tune, truth_orientation, mask_values, key_separator), tune_opened)
-    _show(label(opened, policy, chosen, out, calibration, class_names, options), out, chosen, json_)
+    _show(label(opened, policy, chosen, out, calibration, class_names, options, output.print_note), out, chosen, json_)
 
 
 def _folder_name(source: str | None) -> str:

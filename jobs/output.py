@@ -15,7 +15,7 @@ from schemas.errors import UsageError
 from schemas.text import escape_control
 
 if TYPE_CHECKING:
-    from pipeline.store import Atlas
+    from pipeline.store import MapReader
     from pipeline.store.label_accuracy import LabelAccuracy
 
 
@@ -93,8 +93,10 @@ def print_accuracy(accuracy: "LabelAccuracy | None", to_stderr: bool = False) ->
         echo(f"warning  labels: {accuracy.fault}", err=True)
 
 
-def check_complete(atlas: "Atlas | None", partial: bool) -> None:
-    """Refuse an atlas with unfinished shards, unless a part is enough: then note it on standard error.
+def check_complete(atlas: "MapReader | None", partial: bool) -> None:
+    """Refuse an atlas with unfinished shards, or atlases with a gap between their lists, unless a part is enough.
+
+    Then it is noted on standard error.
 
     Args:
         atlas: what a product is to be derived from; None is none.
@@ -103,15 +105,56 @@ def check_complete(atlas: "Atlas | None", partial: bool) -> None:
     Raises:
         UsageError: shards are not done, and a part was not asked for.
     """
-    if atlas is None or len(atlas.shard_names) == len(atlas.run.shards):
-        return
-    url, done, planned = atlas.objects.url, len(atlas.shard_names), len(atlas.run.shards)
-    if not partial:
-        raise UsageError(
-            f"{url}: only {done} of {planned} shards are done; finish it: vitatlas run {url}, or add --partial to use "
-            "what there is"
-        )
-    echo(f"note     only {done} of {planned} shards of {url} are done", err=True)
+    for each in atlas.atlases if atlas else ():
+        url, done, planned = each.url, len(each.shard_names), len(each.run.shards)
+        if done == planned:
+            continue
+        if not partial:
+            raise UsageError(
+                f"{url}: only {done} of {planned} shards are done; finish it: vitatlas run {url}, or add --partial to "
+                "use what there is"
+            )
+        echo(f"note     only {done} of {planned} shards of {url} are done", err=True)
+    for gap in atlas.gaps if atlas else ():
+        if not partial:
+            raise UsageError(
+                f"{atlas.url if atlas else ''}: none has the shards {gap}; name the atlas that has them, too, or add "
+                "--partial to use what there is"
+            )
+        echo(f"note     no atlas has the shards {gap}", err=True)
+
+
+def print_left_out(atlas: "MapReader | None") -> None:
+    """Print how many images were left out because not all of several atlases have them, on standard error."""
+    for note in atlas.notes if atlas else ():
+        print_note(note)
+
+
+def refuse_networks(atlas: "MapReader", reason: str) -> None:
+    """Refuse atlases of several networks, where a command takes those of one.
+
+    Args:
+        atlas: what was opened.
+        reason: why, in a sentence.
+
+    Raises:
+        UsageError: it is of several networks.
+    """
+    if atlas.networks:
+        first, *others = atlas.networks.values()
+        differences = "; ".join(first.run.differences_to(others[0].run)[:3]) or "their shards are the same"
+        raise UsageError(f"{reason}, and {first.url} and {others[0].url} are not of one run: {differences}")
+
+
+def only_url(atlas: "MapReader") -> str:
+    """Return the URL of an atlas, for a folder in it.
+
+    Raises:
+        UsageError: there are several, whose products belong to no one of them.
+    """
+    if len(atlas.atlases) > 1:
+        raise UsageError(f"{atlas.url}: what is made of them belongs to no one of them; name a folder with --out DIR")
+    return atlas.url.rstrip("/")
 
 
 def print_note(line: str) -> None:

@@ -135,8 +135,14 @@ artifact_option = path_option(
     text="Output of vitatlas train, the weights of diffmask or pm; may be repeated.",
 )
 partial_option = click.option("--partial", is_flag=True, help="Use the finished shards of an unfinished atlas.")
+atlases_argument = click.argument("atlases", metavar="[NAME=]ATLAS…", type=PATH_OR_URL, nargs=-1, required=True)
+"""One atlas, or several that are joined; see ``Atlas.open``."""
 tune_atlas_option = path_option(
-    "--tune-atlas", metavar="ATLAS", text="With --tune: atlas of that split. Default: ATLAS."
+    "--tune-atlas",
+    "tune_atlases",
+    metavar="[NAME=]ATLAS",
+    multiple=True,
+    text="With --tune: atlas of that split; may be repeated, as ATLAS. Default: ATLAS.",
 )
 tower_options = options(
     click.option(

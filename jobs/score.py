@@ -28,7 +28,7 @@ from schemas.run import KeySeparator, MaskValues, TruthOrientation
 
 if TYPE_CHECKING:
     from pipeline.score.sources import ScoreSource
-    from pipeline.store import Atlas
+    from pipeline.store import Atlas, MapReader
     from pipeline.truth import TruthSet
 
 
@@ -101,7 +101,7 @@ def score_command(
     A SOURCE is an atlas, or predictions of another program: a folder or tar of .npy, .npz or gray .png files named by
     the keys of images (score maps of any size and range, or masks); results of COCO in .json (boxes, or masks as run
     lengths, with scores); a .csv of boxes (image_id,x0,y0,x1,y1,score). Several are scored on the same images, in one
-    table, with the paired differences of their scores.
+    table, with the paired differences of their scores; atlases of one run over different shards are one SOURCE.
 
     Truth that has classes gives scores of open vocabulary instead: p-mIoU of the points of OpenImages V7, mIoU of the
     class masks of PASCAL VOC. All targets of a kind take part (--target label, predicted, top or class).
@@ -118,54 +118,56 @@ def score_command(
     from pipeline.run.execution import ComputeOptions
     from pipeline.score import default_output_dir, open_source, score, score_classes
     from pipeline.score.score_classes import find_targets
-    from pipeline.score.sources import split_source_name
     from pipeline.score.sources.map_files import MapFiles
     from pipeline.score.threshold_grid import ThresholdGrid
     from pipeline.store.label_accuracy import measure_label_accuracy
     from pipeline.truth import read_truth
     from pipeline.truth.wsolevaluation import read_sizes
+    from pipeline.utils.source_name import split_source_name
 
     named, tuning_named = ([split_source_name(text) for text in texts] for texts in (sources, tune_sources))
-    atlases = _open_atlases([path for _, path in (*named, *tuning_named)], partial)
+    atlases = _open_atlases([path for _, path in (*named, *tuning_named)])
     separator = _find_key_separator(atlases, key_separator)
+    opened, tuning_opened = (_join_parts(pairs, atlases, partial) for pairs in (named, tuning_named))
+    readers = [source for _, source in opened if not isinstance(source, str)]
     truths = [read_truth(path, truth_orientation, mask_values, separator) for path in (truth, tune) if path]
     if sizes is not None and sizes != "maps":
         truths = [each.with_sizes(read_sizes(Path(sizes), separator)) for each in truths]
     truth_set, tune_truth = truths[0], truths[1] if tune else None
-    for path in dict.fromkeys(path for _, path in named if path in atlases):
-        if len(named) > 1:
-            echo(f"{path}:", err=json_)
-        output.print_accuracy(measure_label_accuracy(atlases[path]), to_stderr=json_)
+    for reader in readers:
+        if len(opened) > 1:
+            echo(f"{reader.url}:", err=json_)
+        output.print_accuracy(measure_label_accuracy(reader), to_stderr=json_)
     options, chosen = ComputeOptions(address), split_names(methods)
-    if not any(path in atlases for _, path in named):
+    if not readers:
         for flag, is_given in (("--methods", bool(chosen)), ("--target", target != "label")):
             if is_given:
                 raise UsageError(f"{flag}: selects maps of atlases, and no SOURCE is one; leave it out")
     if truth_set.classes:
         flags = {"--grid-step": grid_step, "--tune-atlas": tune_sources, "--sizes": sizes, "--differences": differences}
         _refuse_with_classes(truth, flags)
-        if len(named) > 1 or named[0][1] not in atlases:
+        if len(opened) > 1 or not readers:
             raise UsageError(f"{truth}: has classes, which only the maps of one atlas are scored by; name it alone")
-        path, opened, class_names = named[0][1], atlases[named[0][1]], read_class_names(classes_file)
-        folder = out or default_output_dir(path, truth_set, find_targets(opened, target)[0])
+        (reader,), class_names = readers, read_class_names(classes_file)
+        folder = out or default_output_dir(output.only_url(reader), truth_set, find_targets(reader, target)[0])
         selection = truth_set, target, chosen, tune_truth, subset
-        table = score_classes(opened, *selection, folder, class_names, options, output.print_note)
-        output.print_json(table.to_pylist()) if json_ else show_class_scores(path, folder, table.to_pylist())
+        table = score_classes(reader, *selection, folder, class_names, options, output.print_note)
+        output.print_json(table.to_pylist()) if json_ else show_class_scores(reader.url, folder, table.to_pylist())
         return
     if classes_file:
         raise UsageError(f"--classes: {truth} has no classes; leave it out")
 
-    def open_all(pairs: Sequence[tuple[str, str]], of: "TruthSet") -> "list[ScoreSource]":
+    def open_all(pairs: "Sequence[tuple[str, str | MapReader]]", of: "TruthSet") -> "list[ScoreSource]":
         return [
-            open_source(path, of, name, target, chosen, separator, sizes == "maps", output.print_note)
-            for name, path in pairs
+            open_source(source, of, name, target, chosen, separator, sizes == "maps", output.print_note)
+            for name, source in pairs
         ]
 
-    scored, tuned = open_all(named, truth_set), open_all(tuning_named, tune_truth or truth_set)
+    scored, tuned = open_all(opened, truth_set), open_all(tuning_opened, tune_truth or truth_set)
     if sizes == "maps" and not any(isinstance(source, MapFiles) for source in (*scored, *tuned)):
         raise UsageError("--sizes maps: no SOURCE has map files; leave it out, or give --sizes FILE")
-    if out is None and len(named) == 1 and named[0][1] in atlases:
-        out = default_output_dir(named[0][1], truth_set, str(scored[0].target))
+    if out is None and len(opened) == len(readers) == 1:
+        out = default_output_dir(output.only_url(readers[0]), truth_set, str(scored[0].target))
     table = score(
         scored,
         truth_set,
@@ -180,18 +182,29 @@ def score_command(
     if json_:
         output.print_json(table.to_pylist())
         return
-    show_scores([path for _, path in named], str(out), table.to_pylist(), differences)
+    show_scores([source.url for source in scored], str(out), table.to_pylist(), differences)
 
 
-def _open_atlases(paths: Sequence[str], partial: bool) -> "dict[str, Atlas]":
+def _open_atlases(paths: Sequence[str]) -> "dict[str, Atlas]":
     """Return those of the sources that are atlases, by path."""
     from pipeline.score.sources import is_atlas
     from pipeline.store import Atlas
 
-    atlases = {path: Atlas.open(path) for path in paths if "://" in path or is_atlas(path)}
-    for opened in atlases.values():
-        output.check_complete(opened, partial)
-    return atlases
+    return {path: Atlas.open(path) for path in paths if "://" in path or is_atlas(path)}
+
+
+def _join_parts(
+    named: Sequence[tuple[str, str]], atlases: "Mapping[str, Atlas]", partial: bool
+) -> "list[tuple[str, str | MapReader]]":
+    """Return names and sources, a path or an atlas each; several atlases of one run are one."""
+    from pipeline.store.join import group_by_run
+
+    joined = group_by_run([(name, atlases[path]) for name, path in named if path in atlases])
+    for reader in joined.values():
+        output.check_complete(reader, partial)
+    files = [(name, path) for name, path in named if path not in atlases]
+    first = {name: place for place, (name, _) in reversed([*enumerate(named)])}
+    return sorted([*joined.items(), *files], key=lambda source: first[source[0]])
 
 
 def _find_key_separator(atlases: "Mapping[str, Atlas]", given: KeySeparator | None) -> KeySeparator:

@@ -7,24 +7,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs import output
-from jobs.params import PATH_OR_URL, Number, count_option
+from jobs.params import Number, atlases_argument, count_option
 from pipeline.utils.terminal import echo
+from schemas.errors import RunFailedError, UsageError
 from schemas.targets import most_labels
 
 if TYPE_CHECKING:
-    from pipeline.store import Atlas
+    from pipeline.store import Atlas, MapReader
 
 
 @click.command("status")
-@click.argument("atlas", type=PATH_OR_URL)
+@atlases_argument
 @count_option("--failed", "limit", default=20, minimum=0, text="Maximum number of samples without maps to list.")
 @output.json_option
 @click.option("--watch", "watched", is_flag=True, help="Show live progress until the run ends; works from any machine.")
 @click.option(
     "--interval", type=Number(0.1), default=10, metavar="SECONDS", help="With --watch: time between two updates."
 )
-def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval: float) -> None:
+def status_command(atlases: tuple[str, ...], limit: int, json_: bool, watched: bool, interval: float) -> None:
     """Show the progress of a run, the samples without maps and the quarantined shards, with reasons.
+
+    Several atlases are shown one after another, and then what they are together.
 
     With --watch the command ends when the run is complete (exit code 0) or has ended without some shards (1). Ctrl-C or
     SIGTERM end it with 75 and do not affect the run. With --json as well, it prints one line of JSON for each update.
@@ -32,23 +35,62 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
     \b
     Examples:
       vitatlas status train.atlas
+      vitatlas status first-half.atlas second-half.atlas
       vitatlas status s3://bucket/train.atlas --watch --interval 60
     """
+    from pipeline.store import Atlas
+    from pipeline.utils.source_name import split_source_name
+
+    urls = [split_source_name(text)[1] for text in atlases]
     if watched:
         from jobs.live_status import watch
 
-        watch(atlas, interval, json_)
+        if len(urls) > 1:
+            raise UsageError("--watch shows one run; name one atlas")
+        watch(urls[0], interval, json_)
         return
+    opened = [Atlas.open(url) for url in urls]
+    reports = [_describe(each, limit) for each in opened]
+    together = _describe_together(Atlas.open(atlases)) if len(urls) > 1 else None
+    if json_:
+        documents = [report | {"accuracy": output.accuracy_document(report["accuracy"])} for report in reports]
+        output.print_json(documents[0] if together is None else {"atlases": documents, "together": together})
+        return
+    for each, report in zip(opened, reports, strict=True):
+        _show(each, report)
+    if together:
+        echo(
+            f"together {together['shards']['done']} of {together['shards']['planned']} shards, "
+            f"{together['images']['planned']:,} images, as one atlas with the methods {', '.join(together['methods'])}"
+        )
+        for gap in together["gaps"]:
+            echo(f"         no atlas has the shards {gap}")
+
+
+def _describe_together(joined: "MapReader") -> dict[str, Any]:
+    """Describe what several atlases are together."""
+    return {
+        "methods": list(joined.methods),
+        "shards": {"done": len(joined.shard_names), "planned": len(joined.run.shards)},
+        "images": {"planned": joined.run.samples},
+        "gaps": list(joined.gaps),
+    }
+
+
+def _describe(opened: "Atlas", limit: int) -> dict[str, Any]:
+    """Describe one atlas, as ``--json`` prints it; but for ``accuracy``, which is not a document yet.
+
+    Args:
+        opened: the atlas.
+        limit: maximum number of samples without maps.
+    """
     import pyarrow.compute as pc
 
-    from pipeline.store import Atlas
     from pipeline.store.label_accuracy import measure_label_accuracy
     from pipeline.store.versions import VersionCounts
     from pipeline.utils.concurrency import concurrent_map
-    from schemas.errors import RunFailedError
     from schemas.samples import SampleStatus
 
-    opened = Atlas.open(atlas)
     quarantined, images = opened.quarantined(), 0
     statuses, degenerate, fallbacks = Counter[str](), Counter[str](), Counter[str]()
     drift: dict[str, float] = {}
@@ -61,7 +103,6 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
         degenerate.update(commit.degenerate)
         versions.add(commit.versions)
         drift |= {name: max(value, drift.get(name, 0.0)) for name, value in commit.drift.items()}
-    without = statuses.total() - statuses[SampleStatus.OK]
     failed: list[dict[str, Any]] = []
     damaged = []
 
@@ -83,7 +124,7 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
     parts = [_describe_part(opened, part) for part in opened.parts]
     accuracy = None if damaged else measure_label_accuracy(opened)
     model = opened.run.model
-    report = {
+    return {
         "atlas": opened.objects.url,
         "head": model.head and model.head.model_dump(mode="json"),
         "registers": model.registers and model.registers.model_dump(mode="json"),
@@ -92,7 +133,7 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
         "shards": {"done": len(opened.committed), "planned": len(opened.run.shards)},
         "images": {"done": images, "planned": opened.run.samples},
         "statuses": dict(statuses),
-        "accuracy": output.accuracy_document(accuracy),
+        "accuracy": accuracy,
         "degenerate": dict(degenerate),
         "drift": drift,
         "fallbacks": dict(fallbacks),
@@ -103,54 +144,59 @@ def status_command(atlas: str, limit: int, json_: bool, watched: bool, interval:
         "damaged": damaged,
         "failed": failed,
     }
-    if json_:
-        output.print_json(report)
-        return
-    echo(f"{opened.objects.url}: {len(opened.committed)} of {len(opened.run.shards)} shards are done")
+
+
+def _show(opened: "Atlas", report: dict[str, Any]) -> None:
+    """Print the description of one atlas for people."""
+    from schemas.samples import SampleStatus
+
+    shards, parts, quarantined = opened.run.shards, report["parts"], report["quarantined"]
+    echo(f"{opened.url}: {len(opened.committed)} of {len(shards)} shards are done")
     for part in parts:
         echo(f"part     {', '.join(part['methods'])}: {part['done']} of {part['planned']} shards are done")
         for shard, reason in part["quarantined"].items():
             echo(f"         {shard} is quarantined: {reason}")
-    for name, text in model.details.items():
+    for name, text in opened.run.model.details.items():
         echo(f"{name:<8} {text}")
     echo(f"targets: {', '.join(map(opened.run.describe_target, opened.run.spec.target_names))}")
-    if most_labels(opened.run.spec.targets) > 1 and not damaged and (count := _count_left_out(opened)):
+    if most_labels(opened.run.spec.targets) > 1 and not report["damaged"] and (count := _count_left_out(opened)):
         echo(f"labels   {count:,} images have more than are explained")
-    output.print_table("images", ["status", "count"], [[name, count] for name, count in statuses.items()])
-    output.print_accuracy(accuracy)
-    if degenerate:
+    output.print_table("images", ["status", "count"], [list(item) for item in report["statuses"].items()])
+    output.print_accuracy(report["accuracy"])
+    if degenerate := report["degenerate"]:
         output.print_table("degenerate maps (constant or not finite)", ["method", "maps"], list(degenerate.items()))
-    if drift:
+    if drift := report["drift"]:
         rows = [[name, f"{value:.1e}"] for name, value in sorted(drift.items(), key=lambda item: -item[1])]
         output.print_table(
             f"error of {opened.run.spec.precision}, worst shard", ["method", "fraction of the largest value"], rows
         )
-    if fallbacks:
+    if fallbacks := report["fallbacks"]:
         output.print_table(
-            "images decoded in processes instead of on the GPU", ["reason", "images"], fallbacks.most_common()
+            "images decoded in processes instead of on the GPU", ["reason", "images"], Counter(fallbacks).most_common()
         )
-    if mixed := versions.mixed():
+    if mixed := report["versions"]:
         rows = [[package, version, f"{n:,}"] for package, counts in mixed.items() for version, n in counts.items()]
         output.print_table("packages of several versions", ["package", "version", "shards"], rows)
-    for shard in opened.run.shards:
+    for shard in shards:
         if shard.samples == 0 and not shard.fault:
             echo(f"{shard.url}: holds no samples")
         if shard.fault and shard.name not in quarantined and (shard.partial or shard.name not in opened.committed):
             partial = f"; its first {shard.samples} samples are kept" if shard.partial else ""
             echo(f"{shard.url}: {shard.fault}{partial}")
-    for sentence in damaged:
+    for sentence in report["damaged"]:
         echo(sentence)
     if quarantined:
         output.print_table("quarantined shards", ["shard", "reason"], [list(item) for item in quarantined.items()])
-    if failed:
+    if failed := report["failed"]:
+        without = sum(count for status, count in report["statuses"].items() if status != SampleStatus.OK)
         output.print_table(
             f"without maps ({len(failed)} of {without})",
             ["shard", "key", "status", "error"],
             [[row["shard"], row["key"], row["status"], row["error"]] for row in failed],
         )
-        echo(f"to retry these after fixing them: vitatlas run {atlas} --retry-failed")
-    if len(opened.committed) < len(opened.run.shards) or any(part["done"] < part["planned"] for part in parts):
-        echo(f"resume with: vitatlas run {atlas}")
+        echo(f"to retry these after fixing them: vitatlas run {opened.url} --retry-failed")
+    if len(opened.committed) < len(shards) or any(part["done"] < part["planned"] for part in parts):
+        echo(f"resume with: vitatlas run {opened.url}")
 
 
 def _describe_part(atlas: "Atlas", part: "Atlas") -> dict[str, Any]:

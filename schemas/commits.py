@@ -136,10 +136,11 @@ class DerivedCommit(GrowingRecord):
         counts: number of samples by status.
         statistics: values for the summary.
         objects: all objects that were written before this record.
-        parts: hash of the maps of each part that it was made from, by the ``run_hash`` of the part.
+        parts: hash of the maps of each part, or of each further atlas, that it was made from, by their ``run_hash``.
+        atlas: ``run_hash`` of the atlas that has the shard, where several are joined; empty: the product names it.
     """
 
-    later_fields = frozenset({"parts"})
+    later_fields = frozenset({"parts", "atlas"})
     shard: str
     parent: str
     settings_hash: str
@@ -148,3 +149,4 @@ class DerivedCommit(GrowingRecord):
     statistics: dict[str, float] = Field(default_factory=dict)
     objects: tuple[ObjectRecord, ...]
     parts: dict[str, str] = Field(default_factory=dict)
+    atlas: str = ""

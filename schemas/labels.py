@@ -7,7 +7,7 @@ import pyarrow as pa
 from pydantic import ConfigDict, Field
 
 from schemas.arrow import CATEGORY, column, optional, schema
-from schemas.base import Record
+from schemas.base import GrowingRecord, Record
 from schemas.run import Exif, Extension, Grouping, KeySeparator
 
 VERSION = 3
@@ -22,6 +22,8 @@ class LabelStatus(StrEnum):
         EMPTY: its mask has no foreground.
         MISSING_MASK: its mask was to come from elsewhere, and is not there.
         NO_LABEL: it has fewer labels than the target asks for.
+        NOT_IN_ALL: another atlas of the policy has no maps of its image.
+        OTHER_CLASS: the networks of the policy explain different classes of it.
         NO_SIGNAL: its maps are constant or were not finite.
         LOW_PROBABILITY: the filter removed it: the class is not probable enough.
         NOT_TOP1: the filter removed it: the prediction is not the label.
@@ -34,6 +36,8 @@ class LabelStatus(StrEnum):
     EMPTY = "empty"
     MISSING_MASK = "missing_mask"
     NO_LABEL = "no_label"
+    NOT_IN_ALL = "not_in_all"
+    OTHER_CLASS = "other_class"
     NO_SIGNAL = "no_signal"
     LOW_PROBABILITY = "low_probability"
     NOT_TOP1 = "not_top1"
@@ -103,21 +107,23 @@ class MaskRecord(Record):
         return Grouping(self.key_separator, self.image_key)
 
 
-class LabelingSpec(Record):
+class LabelingSpec(GrowingRecord):
     """``policy.json`` of a folder of labels: what they are made from. Written first.
 
     Attributes:
         version: version of the code that makes labels; labels of another version are not resumed.
         policy: policy as it was given.
         hash: hash of the policy that was applied.
-        run: hash of the run that made the atlas.
+        run: hash of the run that made the atlas; of several, of the one that has the rows.
         classes: hash of the class names; None where they are numbers.
         truth: hash of the truth that the threshold was calibrated on.
         tuned: hash of the run whose maps the threshold was calibrated on.
         threshold: calibrated threshold; None where the policy has its own.
         calibration: description of the calibration; None where the policy has its own threshold.
+        networks: hash of the run of each atlas by the name in front of its methods, where they are of several.
     """
 
+    later_fields = frozenset({"networks"})
     version: int = VERSION
     policy: dict[str, object]
     run: str
@@ -127,6 +133,7 @@ class LabelingSpec(Record):
     threshold: float | None = None
     calibration: str | None = None
     hash: str = ""
+    networks: dict[str, str] = Field(default_factory=dict)
 
 
 class ImportSpec(Record):

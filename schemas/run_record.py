@@ -1,14 +1,14 @@
 """The record of a planned run, ``run.json``: spec, network, methods and shards, and hashes of what decides maps."""
 
 import json
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from schemas.base import Count, GrowingRecord, Record, sha256
+from schemas.base import Count, GrowingRecord, Record, differences, sha256
 from schemas.layout import FORMAT, ArraySpec, arrays
 from schemas.model import ModelRecord, Size
 from schemas.run import Name, RunSpec
@@ -168,6 +168,61 @@ class RunRecord(GrowingRecord):
         """Return the record without its last shards. The hashes stay those of all."""
         return self.model_copy(update={"shards": self.shards[: len(self.shards) - count]})
 
+    def with_shards_of(self, others: Iterable["RunRecord"]) -> Self:
+        """Return the record as if the shards of other runs had been planned behind its own; see ``differences_to``."""
+        runs: tuple[RunRecord, ...] = (self, *others)
+        shards, chunk = tuple(shard for run in runs for shard in run.shards), max(run.chunk for run in runs)
+        spec = self.spec.model_copy(
+            update={
+                "shards": tuple(pattern for run in runs for pattern in run.spec.shards),
+                "allow_pipe": any(run.spec.allow_pipe for run in runs),
+            }
+        )
+        slot = slot_rows((shard.samples for shard in shards), chunk)
+        joined = self.model_copy(update={"spec": spec, "shards": shards, "chunk": chunk, "slot": slot})
+        # The hashes of methods stay those of the plan, whatever was added or dropped since.
+        hashes = {name: value for name, value in joined._field_hashes().items() if _is_of_shards(name)}
+        hashes |= {name: value for name, value in self.hashes.items() if not _is_of_shards(name)}
+        return joined.model_copy(update={"hashes": hashes, "run_hash": _hash_json(hashes)})
+
+    def with_methods_of(self, runs: Mapping[str, "RunRecord"], separator: str) -> Self:
+        """Return the record with the methods of several runs, each with the name of its run in front.
+
+        Args:
+            runs: by name, itself among them.
+            separator: between the two names.
+        """
+        fields = {
+            field: {
+                f"{name}{separator}{method}": value
+                for name, run in runs.items()
+                for method, value in getattr(run, field).items()
+            }
+            for field in _BY_METHOD
+        }
+        specs = tuple(f"{name}{separator}{spec}" for name, run in runs.items() for spec in run.spec.methods)
+        return self.model_copy(update=fields | {"spec": self.spec.model_copy(update={"methods": specs})})
+
+    def differences_to(self, other: "RunRecord") -> list[str]:
+        """Return a phrase for each field in which this run differs from another, besides the list of shards.
+
+        Paths do not count, since they are others on another machine: networks and artifacts are compared by their
+        hashes. Methods are compared as both have them now, in any order.
+        """
+        common = self.methods.keys() & other.methods.keys()
+
+        def values(record: "RunRecord") -> dict[str, Any]:
+            content = record.model_dump(mode="json", exclude=_NOT_HASHED | {"shards"})
+            content |= {
+                field: {name: value for name, value in content[field].items() if name in common} for field in _BY_METHOD
+            }
+            fields = _fields(record, content)
+            return {name: value for name, value in fields if not (_is_of_shards(name) or _is_path(name))}
+
+        missing = [f"it has no {name}" for name in other.methods if name not in common]
+        further = [f"only it has {name}" for name in self.methods if name not in common]
+        return [*missing, *further, *differences(values(self), values(other))]
+
     def without(self, methods: Container[str]) -> Self:
         """Return the record without some methods. The hashes stay those of all."""
         return self._with_methods((self,), methods)
@@ -278,6 +333,24 @@ _BY_METHOD = ("methods", "extra_outputs", "artifacts", "provenance")
 _OF_METHODS = {*_BY_METHOD, "spec.methods", "spec.artifacts", "extends"}
 """Hashes in which a part differs from the run that it extends."""
 _NOT_HASHED = {"format", "run_hash", "hashes", "versions"}
+_PATHS = {
+    "model.name",
+    "spec.root",
+    "spec.methods",
+    "spec.artifacts",
+    "spec.text_tower.name",
+    "spec.text_tower.weights",
+}
+"""Fields whose paths may differ, or whose content other fields have by its hash."""
+
+
+def _is_of_shards(name: str) -> bool:
+    """Return whether a hash is of the list of shards, or follows from it."""
+    return name.startswith("shards.") or name in ("spec.shards", "spec.allow_pipe", "slot", "chunk")
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith("spec.model.") or name in _PATHS
 
 
 def _fields(record: Record, values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

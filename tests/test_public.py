@@ -15,7 +15,7 @@ PUBLIC = {
         methods overlay prepare
     """
     + " ".join(method.__name__ for method in methods.values()),
-    "pipeline.store": "Atlas AtlasShard Lease MapDataset ObjectStore ShardWriter",
+    "pipeline.store": "Atlas AtlasShard Lease MapDataset MapReader ObjectStore ShardMaps ShardWriter",
     "pipeline.run": "ExecutionOptions INLINE run",
     "pipeline.truth": "Truth TruthMatcher TruthSet read_masks read_truth",
     "pipeline.label": """

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.audit.agreement import compare_pairs
 from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
-from pipeline.store import Atlas
+from pipeline.store import MapReader
 from schemas.annotations import ImageSelection
 from schemas.errors import UsageError
 from schemas.layout import Flag
@@ -35,7 +35,7 @@ class ChosenImage:
 
 
 def select_images(
-    atlas: Atlas,
+    atlas: MapReader,
     images: int,
     selection: ImageSelection,
     target: str,
@@ -66,7 +66,7 @@ def select_images(
         log(f"{repeated} images share their key with others, so no truth could name them; they are left out")
     candidates = candidates.filter(pa.array(unique, pa.bool_()))
     if not len(candidates):
-        raise UsageError(f"{atlas.objects.url}: has no image with maps and a key of its own")
+        raise UsageError(f"{atlas.url}: has no image with maps and a key of its own")
     order = np.random.default_rng(seed).permutation(len(candidates))
     if selection == "disagreement":
         agreement = _read_agreement(atlas, candidates, target, options)
@@ -75,12 +75,14 @@ def select_images(
     return [ChosenImage(sample["shard"], sample["ordinal"], place) for place, sample in enumerate(chosen)]
 
 
-def _read_agreement(atlas: Atlas, candidates: pa.Table, target: str, options: ComputeOptions) -> NDArray[np.float64]:
+def _read_agreement(
+    atlas: MapReader, candidates: pa.Table, target: str, options: ComputeOptions
+) -> NDArray[np.float64]:
     """Return the agreement of the methods on each candidate, [n]; infinity where none is defined."""
     methods = [name for name in atlas.select_methods(target) if not is_control(name)]
     if len(methods) < 2:
         raise UsageError(
-            f"{atlas.objects.url}: has {len(methods)} methods besides controls, and disagreement needs at least two; "
+            f"{atlas.url}: has {len(methods)} methods besides controls, and disagreement needs at least two; "
             "use --select random"
         )
     shards = candidates["shard"].unique().to_pylist()
@@ -91,7 +93,7 @@ def _read_agreement(atlas: Atlas, candidates: pa.Table, target: str, options: Co
     return np.array([by_shard[shard][ordinal] for shard, ordinal in places])
 
 
-def _shard_agreement(atlas: Atlas, methods: list[str], target: str, name: str) -> tuple[str, NDArray[np.float64]]:
+def _shard_agreement(atlas: MapReader, methods: list[str], target: str, name: str) -> tuple[str, NDArray[np.float64]]:
     """Return the name of a shard, and the mean rank correlation of all pairs of methods for each of its samples."""
     shard = atlas.shard(name)
     maps = {

@@ -15,7 +15,7 @@ from pipeline.annotate.select_images import ChosenImage, select_images
 from pipeline.image import PreprocessConfig
 from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
-from pipeline.store import Atlas, ObjectStore
+from pipeline.store import MapReader, ObjectStore
 from pipeline.store.images import read_images
 from pipeline.utils.atomic_write import is_temp_file
 from pipeline.utils.io import refuse_commands
@@ -35,7 +35,7 @@ _JPEG_QUALITY = 88
 
 
 def write_page(
-    atlas: Atlas,
+    atlas: MapReader,
     out: str,
     images: int = 50,
     selection: ImageSelection = "random",
@@ -93,7 +93,9 @@ def _check_folder(objects: ObjectStore, data: bytes) -> None:
         raise UsageError(f"{objects.url}: is not empty; choose another --out")
 
 
-def _page_data(atlas: Atlas, chosen: Sequence[ChosenImage], selection: ImageSelection, names: Sequence[str]) -> bytes:
+def _page_data(
+    atlas: MapReader, chosen: Sequence[ChosenImage], selection: ImageSelection, names: Sequence[str]
+) -> bytes:
     """Return ``atlas.page({info, categories, images})``. Keys are for the eye; file names are what is saved."""
     tables = {name: atlas.shard(name).samples for name in {image.shard for image in chosen}}
     samples = [tables[image.shard].slice(image.ordinal, 1).to_pylist()[0] for image in chosen]
@@ -131,14 +133,14 @@ def _describe(sample: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_images(atlas: Atlas, out: str, chosen: Iterable[ChosenImage]) -> None:
+def _write_images(atlas: MapReader, out: str, chosen: Iterable[ChosenImage]) -> None:
     """Write the images of one shard, named by their places."""
     objects, place_of = ObjectStore(out), {image.ordinal: image.place for image in chosen}
     (name,) = {image.shard for image in chosen}
     shard = atlas.shard(name)
     squashed = PreprocessConfig(SIDE, SIDE, "bicubic", "squash", 1.0, "center")
     samples = shard.samples.select(["width", "height"]).to_pylist()
-    for batch, images in read_images(atlas.run, shard, sorted(place_of), _BATCH_SIZE, preprocess=squashed):
+    for batch, images in read_images(shard, sorted(place_of), _BATCH_SIZE, preprocess=squashed):
         for ordinal, pixels in zip(batch, images, strict=True):
             data = _encode(pixels, samples[ordinal]["width"], samples[ordinal]["height"])
             objects.put(f"images/{place_of[ordinal]}.jpg", data)

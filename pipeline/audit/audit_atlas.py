@@ -107,7 +107,7 @@ def audit_atlas(
     from pipeline.metrics.evaluate_atlas import describe_shares, evaluate_metrics  # the network is needed only here
 
     if not atlas.statuses()[SampleStatus.OK]:
-        url = atlas.objects.url
+        url = atlas.url
         raise UsageError(f"{url}: no image has maps to audit; vitatlas status {url} says why")
     target, names = atlas.find_class_target(target), atlas.class_names(names)
     out = (out or default_audit_dir(atlas, target)).rstrip("/")

@@ -70,7 +70,7 @@ def _count_shard(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iter
             if sum(number for (error_status, _), number in errors.items() if error_status == status) != count:
                 raise RunFailedError(
                     f"{shard.name}: its commit counts {count} samples that are {status}, but its sample table "
-                    f"does not; run vitatlas verify {atlas.objects.url}"
+                    f"does not; run vitatlas verify {atlas.url}"
                 )
         for (status, reason), count in sorted(errors.items()):
             yield shard_columns | {"status": status, "reason": reason, "count": count}

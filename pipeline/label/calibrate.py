@@ -11,7 +11,7 @@ from pipeline.label.label_shard import check_policy, iter_heatmaps
 from pipeline.label.mask import Label, make_label
 from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
-from pipeline.store import Atlas
+from pipeline.store import MapReader
 from pipeline.truth import Truth, TruthMatcher, TruthSet
 from schemas.errors import UsageError
 from schemas.policy import LabelFilter, Pamr, Policy, Threshold
@@ -30,10 +30,10 @@ class CalibrationSource:
     """
 
     truth: TruthSet
-    atlas: Atlas | None = None
+    atlas: MapReader | None = None
 
     def find_threshold(
-        self, atlas: Atlas, policy: Policy, options: ComputeOptions = ComputeOptions()
+        self, atlas: MapReader, policy: Policy, options: ComputeOptions = ComputeOptions()
     ) -> tuple[float, str]:
         """Return the best of 49 thresholds for a policy, and a sentence on how it was found.
 
@@ -52,25 +52,31 @@ class CalibrationSource:
         atlas, truth = self.atlas or atlas, self.truth
         check_policy(atlas, policy)
         policy = policy.model_copy(update={"filter": LabelFilter(), "background_threshold": None})
-        work = partial(_shard_overlaps, atlas, policy, options.allow_pipe)
+        work = partial(_shard_overlaps, policy, options.allow_pipe)
         shards = _truth_by_shard(atlas, truth)
         needs_gpu = isinstance(policy.refine, Pamr)  # a segmenter is not applied here
         by_shard = dict(parallel_map(work, shards, "calibrate", options.address, needs_gpu))
         rows = [overlaps for shard in sorted(by_shard) for overlaps in by_shard[shard]]
         total, images = np.array(rows).reshape(-1, len(THRESHOLDS)).sum(0), len(rows)
         if not images:
-            raise UsageError(f"{truth.name}: has no object in any image of {atlas.objects.url}")
+            raise UsageError(f"{truth.name}: has no object in any image of {atlas.url}")
         best = int(total.argmax())
         if not total[best]:
             raise UsageError(f"{truth.name}: no mask of policy {policy.name} meets an object, whatever the threshold")
+        runs = " and ".join(f"run {run_hash}" for run_hash in runs_of(atlas).values())
         return float(THRESHOLDS[best]), (
             f"largest mean IoU, {total[best] / images:.4f}, of {images} images in {truth.name} ({truth.digest}) "
-            f"with the maps of run {atlas.run.run_hash}"
+            f"with the maps of {runs}"
         )
 
 
-def _truth_by_shard(atlas: Atlas, truth: TruthSet) -> list[tuple[str, TruthSet]]:
-    """Return the shards that have images with truth, each with its part of the truth."""
+def runs_of(atlas: MapReader) -> dict[str, str]:
+    """Return the hash of the run of an atlas; of several networks that are joined, of each by its name."""
+    return {name: reader.run.run_hash for name, reader in (atlas.networks or {"": atlas}).items()}
+
+
+def _truth_by_shard(atlas: MapReader, truth: TruthSet) -> list[tuple[MapReader, str, TruthSet]]:
+    """Return the shards that have images with truth, each with its reader and its part of the truth."""
     parts, matcher = [], TruthMatcher(truth)
     for shard in atlas.shard_names:
         rows = atlas.samples_of(shard, ["key", "status"]).to_pylist()
@@ -78,14 +84,14 @@ def _truth_by_shard(atlas: Atlas, truth: TruthSet) -> list[tuple[str, TruthSet]]
         for key in keys:
             matcher.match(shard, key)
         parts.append((shard, truth.subset(keys)))
-    return [(shard, part) for shard, part in parts if len(part)]
+    return [(atlas.of_shard(shard), shard, part) for shard, part in parts if len(part)]
 
 
 def _shard_overlaps(
-    atlas: Atlas, policy: Policy, allow_pipe: bool, item: tuple[str, TruthSet]
+    policy: Policy, allow_pipe: bool, item: tuple[MapReader, str, TruthSet]
 ) -> tuple[str, list[list[float]]]:
     """Return a shard, and for each of its images with truth the overlap at each threshold."""
-    shard, truths = item
+    atlas, shard, truths = item
     overlaps: list[list[float]] = []
     candidates = [
         policy.model_copy(update={"threshold": Threshold(kind="fixed", value=float(value))}) for value in THRESHOLDS

@@ -1,12 +1,14 @@
-"""Combination of the maps of one or several methods into one heatmap on the patch grid."""
+"""Combination of the maps of one or several methods into one heatmap, on the patch grid or in the image."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.image.iou import mask_iou
+from pipeline.image.upsample import upsample_to_image, valid_region
 from pipeline.label.threshold import compute_threshold
 from pipeline.utils.ranks import mean_ranks
 from schemas.policy import Policy
@@ -28,7 +30,40 @@ def combine_maps(
         The heatmap, float32 [h, w]; and the agreement: the mean over pairs of methods of the IoU of their masks on the
         patch grid (1 where both are empty) at the agreement threshold of the policy. None with a single method.
     """
-    grids = [_normalize(maps[name], bounds[name], policy) for name in policy.methods if name in maps]
+    return _combine([_normalize(maps[name], bounds[name], policy) for name in policy.methods if name in maps], policy)
+
+
+def combine_in_image(
+    maps: Mapping[str, NDArray[np.floating]],
+    bounds: Mapping[str, NDArray[np.floating]],
+    views: Mapping[str, tuple[dict[str, Any], tuple[int, int]]],
+    policy: Policy,
+) -> tuple[Grid, NDArray[np.bool_], float | None]:
+    """Combine maps of networks that see the image in other ways, pixel by pixel of the original image.
+
+    Each map is normalized on its own grid, then upsampled to its place in the image; what ``combine_maps`` does with
+    the cells of a grid is done with the pixels that all these networks saw.
+
+    Args:
+        maps: as in ``combine_maps``; each on its own grid.
+        bounds: likewise.
+        views: by method, where the map lies in the image, as ``ShardMaps.views``, and the size of the network's input.
+        policy: how maps are normalized and combined.
+
+    Returns:
+        The heatmap, float32 [height, width] of the image, 0 where a network saw nothing; the pixels that all saw, bool
+        [height, width]; and the agreement of the masks in these pixels.
+    """
+    names = [name for name in policy.methods if name in maps]
+    seen = np.logical_and.reduce([valid_region(*views[name]) for name in names])
+    pixels = [upsample_to_image(_normalize(maps[name], bounds[name], policy), *views[name])[seen] for name in names]
+    heatmap = np.zeros(seen.shape, np.float32)
+    heatmap[seen], agreement = _combine(pixels, policy)
+    return heatmap, seen, agreement
+
+
+def _combine(grids: Sequence[Grid], policy: Policy) -> tuple[Grid, float | None]:
+    """Combine normalized maps of one shape, whatever it is."""
     if len(grids) == 1:
         return grids[0], None
     stack = np.stack(grids)

@@ -14,7 +14,7 @@ from pipeline.label.label_product import LabelProduct, LabelTotals, check_format
 from pipeline.label.mask import Label, Mask, with_mask
 from pipeline.run.derive import ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions
-from pipeline.store import Atlas, ObjectStore
+from pipeline.store import MapReader, ObjectStore
 from pipeline.store.derived import ProductStore
 from pipeline.truth import Truth, TruthMatcher, TruthSet
 from schemas.base import sha256
@@ -51,7 +51,7 @@ class ImportSummary:
 
 
 def import_masks(
-    atlas: Atlas,
+    atlas: MapReader,
     masks: TruthSet,
     formats: Iterable[str],
     out: str,
@@ -144,7 +144,7 @@ class _Matches:
             log(f"{len(self.unused)} masks of {name} are not used, such as that of {key}: {reason}; see {UNUSED}")
 
 
-def _match_masks(atlas: Atlas, masks: TruthSet, target: str) -> _Matches:
+def _match_masks(atlas: MapReader, masks: TruthSet, target: str) -> _Matches:
     matched, matcher = _Matches(unused=dict.fromkeys(masks, "no sample has this key")), TruthMatcher(masks)
     place = atlas.run.spec.target_names.index(target)
     for shard in atlas.shard_names:
@@ -219,12 +219,12 @@ class _ImportedLabels(LabelProduct[_MaskByKey, ImportSummary]):
 
 
 def _import_shard(
-    formats: tuple[str, ...], context: ExportContext, name: str, target: str, task: ShardTask[Atlas, _MaskByKey]
+    formats: tuple[str, ...], context: ExportContext, name: str, target: str, task: ShardTask[MapReader, _MaskByKey]
 ) -> ShardResult:
     return write_labels(task, formats, context, _iter_labels(task, name, target))
 
 
-def _iter_labels(task: ShardTask[Atlas, _MaskByKey], name: str, target: str) -> Iterator[Label]:
+def _iter_labels(task: ShardTask[MapReader, _MaskByKey], name: str, target: str) -> Iterator[Label]:
     """Yield the labels of one shard, in its order."""
     spec = task.source.run.spec
     place = spec.target_names.index(target)

@@ -1,20 +1,20 @@
 """Labels of a whole atlas: every shard by one policy, in every requested format."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.label.calibrate import CalibrationSource
+from pipeline.label.calibrate import CalibrationSource, runs_of
 from pipeline.label.formats.base import ExportContext
 from pipeline.label.label_product import LabelProduct, LabelTotals, check_formats, refuse_shared_keys, write_labels
 from pipeline.label.label_shard import check_policy, iter_labels
 from pipeline.label.refine import compute_address, pin_checkpoint
 from pipeline.run.derive import ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions
-from pipeline.store import Atlas, ObjectStore
+from pipeline.store import MapReader, ObjectStore
 from pipeline.store.derived import ProductStore, check_output_dir
 from pipeline.store.parquet import from_parquet
 from schemas.base import sha256
@@ -57,13 +57,14 @@ class LabelSummary:
 
 
 def label(
-    atlas: Atlas,
+    atlas: MapReader,
     policy: Policy,
     formats: Iterable[str],
     out: str,
     calibration: CalibrationSource | None = None,
     classes: Sequence[str] = (),
     options: ComputeOptions = ComputeOptions(),
+    log: Callable[[str], None] = lambda line: None,
 ) -> LabelSummary:
     """Label every finished shard of an atlas. What exists already is not made again.
 
@@ -78,6 +79,7 @@ def label(
         calibration: images with truth, on which a calibrated policy finds its threshold.
         classes: names of the classes, by class id; empty are those of the atlas.
         options: where it is computed; may shell commands be run to read images.
+        log: called with a sentence on images that get no mask because networks explain different classes of them.
 
     Raises:
         UsageError: there is no such format; the atlas has no such method or target; a policy is calibrated and no
@@ -90,6 +92,8 @@ def label(
     policy = pin_checkpoint(policy).model_copy(update={"target": atlas.find_target(policy.target)})
     classes = atlas.class_names(classes)
     refuse_shared_keys(atlas, names)
+    if note := atlas.check_classes(policy.target, policy.methods):
+        log(note)
     if policy.calibrated and calibration is None:
         raise UsageError(f"policy {policy.name}: its threshold is calibrated; name the truth with --tune FILE|DIR")
     if calibration is not None and not policy.calibrated:
@@ -99,7 +103,8 @@ def label(
         run=atlas.run.run_hash,
         classes=sha256("\n".join(classes).encode()) if classes else None,
         truth=calibration.truth.digest if calibration else None,
-        tuned=(calibration.atlas or atlas).run.run_hash if calibration else None,
+        tuned=" ".join(runs_of(calibration.atlas or atlas).values()) if calibration else None,
+        networks={name: network.run.run_hash for name, network in atlas.networks.items()},
     )
     objects = ObjectStore(out)
     if calibration is not None:
@@ -141,7 +146,7 @@ class _Labels(LabelProduct[None, LabelSummary]):
 
 
 def _label_shard(
-    policy: Policy, formats: tuple[str, ...], context: ExportContext, allow_pipe: bool, task: ShardTask[Atlas, None]
+    policy: Policy, formats: tuple[str, ...], context: ExportContext, allow_pipe: bool, task: ShardTask[MapReader, None]
 ) -> ShardResult:
     return write_labels(task, formats, context, iter_labels(task.source, task.shard, policy, allow_pipe))
 

@@ -14,7 +14,7 @@ from pipeline.label.formats import LABEL_FORMATS
 from pipeline.label.formats.base import ExportContext
 from pipeline.label.mask import Label
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask
-from pipeline.store import Atlas
+from pipeline.store import MapReader
 from pipeline.store.derived import ProductStore
 from pipeline.store.parquet import to_parquet
 from schemas.base import Record
@@ -47,7 +47,7 @@ class LabelTotals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelProduct(DerivedProduct[Atlas, Input, Summary]):
+class LabelProduct(DerivedProduct[MapReader, Input, Summary]):
     """Labels of an atlas, wherever their masks come from.
 
     Attributes:
@@ -58,6 +58,9 @@ class LabelProduct(DerivedProduct[Atlas, Input, Summary]):
     keeps_commits = True
     formats: tuple[str, ...]
     context: ExportContext
+
+    def source_of(self, shard: str) -> MapReader:
+        return self.source.of_shard(shard)
 
     def is_complete(self, commit: DerivedCommit) -> bool:
         return set(self.formats) <= set(commit.items)
@@ -124,7 +127,7 @@ def check_formats(names: Iterable[str], target: str) -> None:
         raise UsageError(f"{by_class[0]}: files masks by class, and target {target} has none; take {others}")
 
 
-def refuse_shared_keys(atlas: Atlas, formats: Iterable[str]) -> None:
+def refuse_shared_keys(atlas: MapReader, formats: Iterable[str]) -> None:
     """Refuse keys of two shards where a format names files by key.
 
     Args:
@@ -152,7 +155,7 @@ def refuse_shared_keys(atlas: Atlas, formats: Iterable[str]) -> None:
 
 
 def write_labels(
-    task: ShardTask[Atlas, Any], formats: tuple[str, ...], context: ExportContext, labels: Iterable[Label]
+    task: ShardTask[MapReader, Any], formats: tuple[str, ...], context: ExportContext, labels: Iterable[Label]
 ) -> ShardResult:
     """Write the labels of one shard: its table, and the objects of the formats that are missing.
 

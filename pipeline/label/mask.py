@@ -26,12 +26,26 @@ class Heatmap:
     """A map, or a combination of maps, that a mask is cut from.
 
     Attributes:
-        values: float32 [h, w], combined and refined, on a regular grid over the input of the network.
+        values: float32 [h, w], combined and refined, on a regular grid over the input of the network; or in the pixels
+            of the original image.
         agreement: agreement of the methods, see ``combine_maps``; None with a single one.
+        seen: bool, of values in the original image, pixels that all networks saw; None: values are on a grid.
     """
 
     values: NDArray[np.float32]
     agreement: float | None = None
+    seen: Mask | None = None
+
+    def in_image(self, sample: dict[str, Any], input_size: tuple[int, int]) -> tuple[NDArray[np.float32], Mask]:
+        """Return the heatmap in the pixels of the original image, and which of them the network saw: [height, width].
+
+        Args:
+            sample: its row of the sample table.
+            input_size: height and width of the network's input, in pixels.
+        """
+        if self.seen is not None:
+            return self.values, self.seen
+        return upsample_to_image(self.values, sample, input_size), valid_region(sample, input_size)
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ class Label:
         class_id: class of the mask, or of the maps if there is no mask; None without maps.
         heatmap: the heatmap; None without a map.
         input_size: height and width of the network's input.
+        unseen_rle: pixels that a network did not see, as ``mask_rle``; None if there are none.
         mask_rle: the object in the original image, as COCO run lengths: ``size`` [height, width] and ``counts``, column
             by column, compressed. None without a map, or if the filter of the policy leaves the mask out.
         ignore_rle: the same of pixels that may be object or background; they are never in the mask.
@@ -60,6 +75,7 @@ class Label:
     class_id: int | None = None
     heatmap: Heatmap | None = None
     input_size: tuple[int, int] = (0, 0)
+    unseen_rle: Rle | None = None
     mask_rle: Rle | None = None
     ignore_rle: Rle | None = None
     threshold: float | None = None
@@ -81,6 +97,13 @@ class Label:
         return None if self.mask_rle is None else rle.decode(self.mask_rle).astype(bool)
 
     @property
+    def unseen(self) -> Mask:
+        """Pixels that a network did not see, bool [height, width] of the original image."""
+        if self.unseen_rle is None:
+            return np.zeros((self.sample["height"], self.sample["width"]), bool)
+        return rle.decode(self.unseen_rle).astype(bool)
+
+    @property
     def ignore(self) -> Mask | None:
         """Pixels to ignore, bool [height, width] of the original image."""
         return None if self.ignore_rle is None else rle.decode(self.ignore_rle).astype(bool)
@@ -98,7 +121,7 @@ def make_label(
         policy: how the heatmap becomes a mask.
         targets: all targets of the run; they are not needed for a policy of labels or predictions.
     """
-    values, valid = upsample_to_image(heatmap.values, sample, input_size), valid_region(sample, input_size)
+    values, valid = heatmap.in_image(sample, input_size)
     valid_values = values if valid.all() else values[valid]
     threshold = compute_threshold(valid_values, policy.threshold)
     mask, boxes = _postprocess((values > threshold) & valid, policy.postprocess)
@@ -116,6 +139,7 @@ def make_label(
         class_id=class_id,
         heatmap=heatmap,
         input_size=input_size,
+        unseen_rle=None if valid.all() else encode_rle(~valid),
         mask_rle=encode_rle(mask) if has_mask else None,
         ignore_rle=encode_rle(ignore) if has_mask else None,
         threshold=threshold,

@@ -3,11 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from pipeline.image.upsample import valid_region
 from pipeline.label.formats.sam import make_prompts
 from pipeline.label.mask import Label, with_mask
 from pipeline.label.refine import make_segmenter
-from pipeline.store import Atlas
+from pipeline.store import MapReader
 from pipeline.store.images import read_original_images
 from pipeline.utils.io import refuse_commands
 from schemas.labels import LabelStatus
@@ -20,7 +19,7 @@ def defer_area(policy: Policy) -> Policy:
 
 
 def refine_masks(
-    atlas: Atlas, shard: str, labels: Iterable[Label], policy: Policy, spec: Sam, allow_pipe: bool
+    atlas: MapReader, shard: str, labels: Iterable[Label], policy: Policy, spec: Sam, allow_pipe: bool
 ) -> list[Label]:
     """Return labels with the masks of a segmenter in place of those that prompt it, filtered by area.
 
@@ -40,15 +39,15 @@ def refine_masks(
         UsageError: the checkpoint cannot be used.
     """
     atlas_shard = atlas.shard(shard)
-    refuse_commands([atlas.run.shards[atlas_shard.commit.shard_index].url], allow_pipe)
+    refuse_commands([atlas_shard.planned.url], allow_pipe)
     found = [label.without_heatmap() for label in labels]
     prompted = [ordinal for ordinal, label in enumerate(found) if label.mask_rle is not None and label.boxes]
     segment = make_segmenter(spec) if prompted else None
-    for ordinal, pixels in read_original_images(atlas.run, atlas_shard, prompted):
+    for ordinal, pixels in read_original_images(atlas_shard, prompted):
         assert segment is not None
         label = found[ordinal]
         mask = segment(pixels, make_prompts(label))
-        ignore = ~valid_region(label.sample, label.input_size) & ~mask
+        ignore = label.unseen & ~mask
         found[ordinal] = with_mask(label, mask, ignore, policy.filter.area)
     for ordinal, label in enumerate(found):
         if label.status == LabelStatus.EMPTY and policy.filter.area[0] > 0:

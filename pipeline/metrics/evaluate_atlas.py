@@ -73,14 +73,14 @@ def evaluate_metrics(
     count = DEFAULT_IMAGES[suite] if images is None else images
     refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     metrics = SUITES[suite] if metrics is None else metrics
-    names, url = atlas.select_methods(atlas.run.spec.target_names[0], methods), atlas.objects.url
+    names, url = atlas.select_methods(atlas.run.spec.target_names[0], methods), atlas.url
     if not class_targets(atlas.run.spec):
         raise UsageError(f"{url}: has only maps of texts; metrics are of maps of classes, such as the target predicted")
     if not metrics:
         raise UsageError("there is nothing to evaluate; name at least one metric")
     if suite == "faithfulness" and atlas.run.model.has_constant_probability:
         raise UsageError(
-            f"{atlas.objects.url}: the softmax of its only class is always 1, so faithfulness is not defined; leave it "
+            f"{atlas.url}: the softmax of its only class is always 1, so faithfulness is not defined; leave it "
             "out, for an audit by --images 0"
         )
     if count < 1:

@@ -97,7 +97,7 @@ def iter_metric_batches(
     }
     all_samples = shard.samples.to_pylist()
     with preserve_model_state(worker.model):
-        for chunk, images in read_images(worker.run, shard, ordinals, _BATCH_SIZE, worker.decoder):
+        for chunk, images in read_images(shard, ordinals, _BATCH_SIZE, worker.decoder):
             samples = [all_samples[ordinal] for ordinal in chunk]
             pixels = torch.stack([torch.as_tensor(image) for image in images])
             yield (

@@ -234,7 +234,14 @@ def _derive_shard(
             if (content_hash(source.record(shard)), source.parts_of(shard, methods)) == (content, parts):
                 break
     parts = (previous.parts if previous else {}) | parts
-    commit = DerivedCommit(shard=shard, parent=content, settings_hash=settings_hash, parts=parts, **vars(result))
+    commit = DerivedCommit(
+        shard=shard,
+        parent=content,
+        settings_hash=settings_hash,
+        parts=parts,
+        atlas=source.atlas_of(shard),
+        **vars(result),
+    )
     check_lease(leased, lease)
     objects.put(commit_object(shard), commit.to_bytes())
     return commit

@@ -108,7 +108,7 @@ def _recompute_shard(
 def _exists(atlas: Atlas, shard: AtlasShard) -> bool:
     """Return whether the file of a shard can be reached, so that it is to blame if it cannot be read."""
     try:
-        describe_source(atlas.run.shards[shard.commit.shard_index].url)
+        describe_source(shard.planned.url)
     except (CorruptTarError, OSError):
         return False
     return True

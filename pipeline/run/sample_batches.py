@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from pipeline.store import Atlas
+from pipeline.store import MapReader
 
 Selection = tuple[str, tuple[int, ...]]
 """A shard, and ordinals of its samples."""
 
 
-def sample_batches(atlas: Atlas, count: int | None, seed: int) -> list[Selection]:
+def sample_batches(atlas: MapReader, count: int | None, seed: int) -> list[Selection]:
     """Choose batches at random until they hold ``count`` samples that have maps.
 
     Args:

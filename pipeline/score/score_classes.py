@@ -24,7 +24,7 @@ from pipeline.score.score_shard import counts_object
 from pipeline.score.score_sources import default_output_dir
 from pipeline.score.sources import AtlasSource
 from pipeline.score.splits import ShardTruth, build_shard_truths, tuning_digest
-from pipeline.store import Atlas, ObjectStore
+from pipeline.store import MapReader, ObjectStore
 from pipeline.store.derived import ProductStore
 from pipeline.store.parquet import to_parquet
 from pipeline.truth import TruthSet
@@ -41,7 +41,7 @@ Floats = NDArray[np.float64]
 
 
 def score_classes(
-    atlas: Atlas,
+    atlas: MapReader,
     truth: TruthSet,
     target_kind: str = "label",
     methods: Sequence[str] = (),
@@ -76,7 +76,7 @@ def score_classes(
         UsageError: there is no such method or target; an image without truth, truth without an image, a class without a
             name or a map; ``out`` holds other scores. No table is written then.
     """
-    url = atlas.objects.url
+    url = atlas.url
     target_kind, targets = find_targets(atlas, target_kind)
     selected = atlas.select_methods(targets[0], methods)
     source = AtlasSource.of(atlas, target_kind)
@@ -127,7 +127,7 @@ def score_classes(
     return derive(product, options)
 
 
-def find_targets(atlas: Atlas, target_kind: str) -> tuple[str, tuple[str, ...]]:
+def find_targets(atlas: MapReader, target_kind: str) -> tuple[str, tuple[str, ...]]:
     """Return a target kind, or a target by its name in the atlas, and the targets that it means.
 
     Args:
@@ -151,7 +151,7 @@ def _classes_with_points(truth: TruthSet) -> set[int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ClassScores(DerivedProduct[Atlas, ShardTruth, pa.Table]):
+class _ClassScores(DerivedProduct[MapReader, ShardTruth, pa.Table]):
     """Counts of an atlas, shard by shard, and the tables that are made of them.
 
     Attributes:
@@ -192,7 +192,7 @@ class _ClassScores(DerivedProduct[Atlas, ShardTruth, pa.Table]):
             rows.append(self._row(method, statuses) | scores)
             class_rows += self._class_rows(method, ious)
         if not rows[0]["images"]:
-            raise UsageError(f"{self.source.objects.url}: has no sample with maps and a class in {self.about.name}")
+            raise UsageError(f"{self.source.url}: has no sample with maps and a class in {self.about.name}")
         best = "p_miou" if self.scoring.has_points else "miou_oracle"
         rows.sort(key=lambda row: -(row[best] or 0))
         table = pa.Table.from_pylist(rows, schema=CLASS_SCORES)

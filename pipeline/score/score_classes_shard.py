@@ -15,7 +15,7 @@ from pipeline.score.counters import TUNING_ONLY_GROUP, ScoreCounts, Shapes, boot
 from pipeline.score.point_metrics import count_points, point_shapes
 from pipeline.score.score_shard import counts_object
 from pipeline.score.splits import ShardTruth
-from pipeline.store import Atlas, AtlasShard
+from pipeline.store import MapReader, ShardMaps
 from pipeline.truth.point_labels import PointTruth
 from pipeline.truth.truth import Truth
 from pipeline.truth.voc import IGNORED, ClassMaskTruth
@@ -51,7 +51,7 @@ class ClassScoring:
         return (point_shapes if self.has_points else pixel_shapes)(len(self.class_ids))
 
 
-def count_shard(scoring: ClassScoring, task: ShardTask[Atlas, ShardTruth]) -> ShardResult:
+def count_shard(scoring: ClassScoring, task: ShardTask[MapReader, ShardTruth]) -> ShardResult:
     """Count one shard and write its counts.
 
     Args:
@@ -89,7 +89,7 @@ def count_shard(scoring: ClassScoring, task: ShardTask[Atlas, ShardTruth]) -> Sh
     return ShardResult((written,), dict(sorted(statuses.items())), tuple(counts_by_method))
 
 
-def _map_columns(shard: AtlasShard, scoring: ClassScoring) -> list[dict[int, int]]:
+def _map_columns(shard: ShardMaps, scoring: ClassScoring) -> list[dict[int, int]]:
     """Return, for each sample, the place among the targets of the map of each class.
 
     Classes are indices of scored ones; −1, −2 … are others. Of several maps of one class the first is taken.
@@ -103,7 +103,7 @@ def _map_columns(shard: AtlasShard, scoring: ClassScoring) -> list[dict[int, int
     return columns
 
 
-def explained_classes(shard: AtlasShard, target: str) -> list[int | None]:
+def explained_classes(shard: ShardMaps, target: str) -> list[int | None]:
     """Return the class id that the map of a target explains, of each sample; None where there is none."""
     classes: list[int | None] = class_ids(shard.samples, target, shard.run.spec.target_names).to_pylist()
     return classes

@@ -21,7 +21,7 @@ from pipeline.score.scored_images import Log, MatchedSource, match_sources
 from pipeline.score.sources import AtlasSource, ScoreSource
 from pipeline.score.splits import ShardTruth, tuning_digest
 from pipeline.score.threshold_grid import ThresholdGrid
-from pipeline.store import Atlas, ObjectStore
+from pipeline.store import MapReader, ObjectStore
 from pipeline.store.derived import ProductStore
 from pipeline.store.lease import check_lease
 from pipeline.truth import TruthSet
@@ -35,12 +35,12 @@ SOURCES, TUNING = "sources", "tuning"
 
 
 def score(
-    sources: Atlas | ScoreSource | Sequence[ScoreSource],
+    sources: MapReader | ScoreSource | Sequence[ScoreSource],
     truth: TruthSet,
     target_kind: str = "label",
     methods: Sequence[str] = (),
     tuning_truth: TruthSet | None = None,
-    tuning_sources: Atlas | ScoreSource | Mapping[str, ScoreSource] | None = None,
+    tuning_sources: MapReader | ScoreSource | Mapping[str, ScoreSource] | None = None,
     subset: bool = False,
     out: str | None = None,
     options: ComputeOptions = ComputeOptions(),
@@ -79,7 +79,7 @@ def score(
     """
     scored = _to_sources(sources, target_kind, methods)
     tuned = _match_tuning_sources(tuning_sources, scored, tuning_truth, target_kind)
-    if out is None and (len(scored) > 1 or not isinstance(scored[0], AtlasSource)):
+    if out is None and (len(scored) > 1 or not _is_one_atlas(scored[0])):
         fault = "several sources, or files of other programs, need a folder for the results"
         raise UsageError(f"{fault}; name it with --out DIR")
     truth = with_atlas_sizes(truth, scored)
@@ -112,6 +112,10 @@ def score(
     return table
 
 
+def _is_one_atlas(source: ScoreSource) -> bool:
+    return isinstance(source, AtlasSource) and len(source.atlas.atlases) == 1
+
+
 def default_output_dir(url: str, truth: TruthSet, target_kind: str) -> str:
     """Return the folder of scores if none is named: ``scores/<truth>-<target kind>`` in the atlas.
 
@@ -128,10 +132,10 @@ def _file_name(name: str) -> str:
 
 
 def _to_sources(
-    sources: Atlas | ScoreSource | Sequence[ScoreSource], target_kind: str, methods: Sequence[str]
+    sources: MapReader | ScoreSource | Sequence[ScoreSource], target_kind: str, methods: Sequence[str]
 ) -> tuple[ScoreSource, ...]:
     """Return the sources. The names of several differ, also as names of folders on any file system."""
-    if isinstance(sources, Atlas):
+    if isinstance(sources, MapReader):
         target = sources.find_target(target_kind)
         return (AtlasSource.of(sources, target, sources.select_methods(target, methods)),)
     if isinstance(sources, ScoreSource):
@@ -148,7 +152,7 @@ def _to_sources(
 
 
 def _match_tuning_sources(
-    tuning: Atlas | ScoreSource | Mapping[str, ScoreSource] | None,
+    tuning: MapReader | ScoreSource | Mapping[str, ScoreSource] | None,
     scored: Sequence[ScoreSource],
     tuning_truth: TruthSet | None,
     target_kind: str,
@@ -156,7 +160,7 @@ def _match_tuning_sources(
     """Return the tuning source of each source by its name; none, or one for each."""
     if tuning is None:
         return {}
-    if isinstance(tuning, Atlas):
+    if isinstance(tuning, MapReader):
         tuning = AtlasSource.of(tuning, tuning.find_target(target_kind))
     by_name = {scored[0].name: tuning} if isinstance(tuning, ScoreSource) else dict(tuning)
     first = next(iter(by_name.values()))

@@ -1,64 +1,75 @@
 """``Atlas``: the reader of an atlas."""
 
-from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from html import escape
-from typing import TYPE_CHECKING, Any, Self
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from pipeline.store.atlas_reader import AtlasReader
 from pipeline.store.atlas_shard import AtlasShard
-from pipeline.store.class_names import check_class_names
-from pipeline.store.map_dataset import MapDataset
+from pipeline.store.join import join
+from pipeline.store.map_reader import MapReader
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.run_file import part_stores, read_dropped, read_run
-from pipeline.utils.concurrency import concurrent_map
+from pipeline.utils.source_name import split_source_name
 from schemas.commits import CommitRecord, QuarantineRecord
 from schemas.errors import RunFailedError, UsageError
 from schemas.layout import (
     COMMITS,
     QUARANTINED,
     RUN,
-    Flag,
     commit_object,
     extended_url,
-    flag_name,
     quarantine_object,
-    range_name,
 )
 from schemas.run_record import RunRecord
-from schemas.samples import SAMPLES, SampleStatus, class_columns, class_ids, may_lack
+from schemas.samples import SampleStatus
 from schemas.text import escape_control
 
 if TYPE_CHECKING:
     import xarray
-    from PIL.Image import Image
 
 
 class Atlas(AtlasReader):
-    """A collection of maps: ``Atlas.open(url)``.
+    """A collection of maps: ``Atlas.open(url)``. It has all that a ``MapReader`` has.
 
     Only committed shards are read; open again to see what a run has added since. Pickle stores the URL only, and a
     process that unpickles it opens the atlas once, since the plan of 100,000 shards has 17 MB.
     """
 
+    @overload
     @classmethod
-    def open(cls, url: str, with_parts: bool = True) -> Self:
-        """Open an atlas at a local path or any fsspec URL.
+    def open(cls, url: str, with_parts: bool = True) -> Self: ...
+
+    @overload
+    @classmethod
+    def open(cls, url: Sequence[str], with_parts: bool = True, subset: bool = False) -> MapReader: ...
+
+    @classmethod
+    def open(cls, url: str | Sequence[str], with_parts: bool = True, subset: bool = False) -> MapReader:
+        """Open an atlas at a local path or any fsspec URL, or several as one.
+
+        Several of one run, over different shards, are joined in the order in which they are named: rows, tables and
+        maps are those of one plan of all shards. Others are joined image by image, by key and hash: rows and tables are
+        those of the first, and a method is named ``NAME:method``.
 
         Args:
-            url: of the atlas.
+            url: of the atlas; of several a list of ``PATH`` or ``NAME=PATH``.
             with_parts: also the methods that ``vitatlas extend`` has added; else only those of its own run.
+            subset: of several atlases that are joined image by image, leave out images that not all have.
 
         Raises:
-            UsageError: there is no atlas, or it has another format.
+            UsageError: there is no atlas, it has another format, or several are neither parts of one run nor of the
+                same images; the message says how they differ.
             RunFailedError: its record has been changed since it was planned; the message names the fields.
         """
+        if isinstance(url, str):
+            return cls._open_one(url, with_parts)
+        names = [split_source_name(text) for text in url]
+        return join([(name, cls._open_one(path, with_parts)) for name, path in names], subset)
+
+    @classmethod
+    def _open_one(cls, url: str, with_parts: bool) -> Self:
         objects = ObjectStore(url)
         try:
             run = read_run(objects)
@@ -84,7 +95,7 @@ class Atlas(AtlasReader):
         """
         extended = self.open(extended_url(self.objects.url), with_parts=False) if self.own.extends else None
         if extended and not self.own.is_part_of(extended.own):
-            raise RunFailedError(f"{self.objects.url}: extends another atlas than the one it is in; remove it")
+            raise RunFailedError(f"{self.url}: extends another atlas than the one it is in; remove it")
         return extended
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -92,13 +103,13 @@ class Atlas(AtlasReader):
 
     def __repr__(self) -> str:
         done = f"{len(self.committed)} of {len(self.run.shards)} shards"
-        return f"<Atlas {self.objects.url}: {done}, methods {', '.join(self.run.methods)}>"
+        return f"<Atlas {self.url}: {done}, methods {', '.join(self.run.methods)}>"
 
     def _repr_html_(self) -> str:
         """Return a small table for notebooks. Only one listing is read."""
         height, width = self.run.model.grid
         rows = {
-            "atlas": self.objects.url,
+            "atlas": self.url,
             "model": f"{self.run.model.name}, {height}×{width} patches",
             **self.run.model.details,
             "methods": ", ".join(self.run.methods),
@@ -153,13 +164,6 @@ class Atlas(AtlasReader):
         """All commits by shard. Many shards take much memory; see ``shard_names`` and ``records``."""
         return {record.shard: record for record in self.records()}
 
-    def statuses(self) -> Counter[str]:
-        """Return the number of samples of the finished shards by status."""
-        total: Counter[str] = Counter()
-        for record in self.records():
-            total.update(record.statuses)
-        return total
-
     def parse_commit(self, index: int, shard: str, data: bytes) -> CommitRecord:
         """Return the commit of a shard.
 
@@ -171,8 +175,8 @@ class Atlas(AtlasReader):
         Raises:
             RunFailedError: it is damaged, or of another run.
         """
-        where = f"{self.objects.url}/{commit_object(shard)}"
-        repair = f"remove it, then: vitatlas run {self.objects.url}"
+        where = f"{self.url}/{commit_object(shard)}"
+        repair = f"remove it, then: vitatlas run {self.url}"
         try:
             record = CommitRecord.read(data, where)
         except UsageError as error:
@@ -204,27 +208,6 @@ class Atlas(AtlasReader):
     def _shard_indices(self) -> dict[str, int]:
         return {shard.name: index for index, shard in enumerate(self.run.shards)}
 
-    def samples(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the sample table of all finished shards; columns as in ``schemas.samples.SAMPLES``."""
-        tables = list(concurrent_map(partial(self.samples_of, columns=columns), self.shard_names))
-        if tables:
-            return pa.concat_tables(tables).combine_chunks()
-        return SAMPLES.empty_table().select(list(columns or SAMPLES.names))
-
-    def samples_with_maps(self, columns: Sequence[str], target: str | None = None) -> pa.Table:
-        """Return some columns of the samples of all finished shards that have maps.
-
-        Args:
-            columns: as in ``schemas.samples.SAMPLES``.
-            target: only those with a map of this target; None is of any.
-        """
-        needed = class_columns(target) if target else ()
-        table = self.samples(list(dict.fromkeys([*columns, "status", *needed])))
-        with_maps = pc.equal(table["status"].cast(pa.string()), SampleStatus.OK)
-        if target and may_lack(target):
-            with_maps = pc.and_(with_maps, pc.is_valid(class_ids(table, target, self.run.spec.target_names)))
-        return table.filter(with_maps).select(list(columns))
-
     def maps(self, method: str) -> "xarray.DataArray":
         """Return all maps of a method, lazily: float16 (row, target, y, x) in [0, 1], NaN where there is no map.
 
@@ -252,71 +235,6 @@ class Atlas(AtlasReader):
             raise RunFailedError(f"{url}: shards are being appended; finish it: vitatlas run {url}")
         return own.assign({name: others[part][name] for name, part in holders.items() if part in others})
 
-    def dataset(self, method: str, target: str = "label") -> MapDataset:
-        """Return the maps of a method, each with its row, for ``torch.utils.data.DataLoader``.
-
-        Args:
-            method: name of the method.
-            target: target kind.
-
-        Raises:
-            UsageError: the atlas has no such method or target kind, or no finished shard.
-        """
-        self.select_methods(target, [method])
-        return MapDataset(self, self.samples_with_maps(["row"], target)["row"].to_numpy(), method, target)
-
-    def show(self, key: str | int, *methods: str, target: str = "label") -> "Image":
-        """Plot maps of one sample over its image, in a row. Without the image, with a warning, if it cannot be read.
-
-        Args:
-            key: key of the sample, or its row.
-            *methods: names of methods; all, if none is given.
-            target: target kind.
-
-        Returns:
-            A PIL image, which a notebook displays.
-
-        Raises:
-            UsageError: see ``map``.
-        """
-        from pipeline.store.map_figure import plot_maps  # needs the image decoders, and few need it
-
-        row, target = self._find_row(key, target), self.find_target(target)
-        maps = {method: self.map(row, method, target) for method in methods or self.methods}
-        shard_index, ordinal = divmod(row, self.run.slot)
-        shard = self.shard(self.run.shards[shard_index].name)
-        (sample,) = shard.samples.slice(ordinal, 1).to_pylist()
-        return plot_maps(shard, sample, maps, target)
-
-    def map(self, key: str | int, method: str, target: str = "label") -> NDArray[np.float32]:
-        """Return one map: float32 [h, w] in [0, 1].
-
-        Args:
-            key: key of the sample, or its row.
-            method: name of the method.
-            target: target kind.
-
-        Raises:
-            UsageError: no such key, method or target kind, several samples with that key, or no map.
-        """
-        return self.read(method, self._find_row(key, target), target).astype(np.float32)
-
-    def raw(self, key: str | int, method: str, target: str = "label") -> NDArray[np.float32]:
-        """Return one raw map, up to the rounding to float16: float32 [h, w].
-
-        Args:
-            key: key of the sample, or its row.
-            method: name of the method.
-            target: target kind.
-
-        Raises:
-            UsageError: see ``map``.
-        """
-        row = self._find_row(key, target)
-        low, high = self.read(range_name(method), row, target)
-        values: NDArray[np.float32] = low + (high - low) * self.read(method, row, target).astype(np.float32)
-        return values
-
     def shard(self, shard: str) -> AtlasShard:
         """Return the rows of one finished shard.
 
@@ -326,70 +244,10 @@ class Atlas(AtlasReader):
         try:  # no listing, which takes longer the more shards there are
             return self.read_current(shard, partial(AtlasShard, self))
         except (FileNotFoundError, KeyError):
-            raise UsageError(f"{self.objects.url}: shard {shard} is not finished; see vitatlas status") from None
-
-    def flag(self, key: str | int, method: str, target: str = "label") -> Flag:
-        """Return the degeneracy of one map.
-
-        Args:
-            key: key of the sample, or its row.
-            method: name of the method.
-            target: target kind.
-
-        Raises:
-            UsageError: see ``map``.
-        """
-        return Flag(int(self.read(flag_name(method), self._find_row(key, target), target)))
-
-    def select_methods(self, target: str, methods: Iterable[str] = ()) -> tuple[str, ...]:
-        """Return the named methods once each, or all of the atlas if none is named.
-
-        Args:
-            target: target kind of the maps.
-            methods: names of methods.
-
-        Raises:
-            UsageError: no such target kind or method, or no finished shard.
-        """
-        names = tuple(dict.fromkeys(methods)) or self.methods
-        self.check_planned(target, names)
-        if not self.committed:
-            url = self.objects.url
-            raise UsageError(f"{url}: has no finished shard yet; run it first: vitatlas run {url}")
-        return names
-
-    def class_names(self, names: Sequence[str] = ()) -> tuple[str, ...]:
-        """Return the given names of the classes; where none are given, those of the atlas; empty if it has none.
-
-        Raises:
-            UsageError: they are not as many as the classes, or those of the atlas in another order.
-        """
-        check_class_names(names, self.run.class_names, self.run.model.classes, self.objects.url)
-        return tuple(names) or self.run.class_names
-
-    @cached_property
-    def _index(self) -> pa.Table:
-        return self.samples(["row", "key", "status", "error", "labels"])
-
-    def _find_row(self, key: str | int, target: str) -> int:
-        column = "row" if isinstance(key, int) else "key"
-        samples = self._index.filter(pc.equal(self._index[column], key))
-        if not len(samples):
-            raise UsageError(f"{self.objects.url}: has no sample {key!r} in its finished shards")
-        with_maps = samples.filter(pc.equal(samples["status"].cast(pa.string()), SampleStatus.OK))
-        if not len(with_maps):
-            status, error = samples["status"][0].as_py(), samples["error"][0].as_py()
-            raise UsageError(f"{key}: has no map, its status is {status} ({error})")
-        if len(with_maps) > 1:
-            rows = ", ".join(str(row) for row in with_maps["row"].to_pylist())
-            raise UsageError(f"{key}: is the key of several samples; ask by row instead: {rows}")
-        labels = with_maps["labels"][0].as_py() or []
-        if may_lack(target) and not labels[int(target.partition(":")[2]) - 1 :]:
-            raise UsageError(f"{key}: has no map of {target}, its labels are {', '.join(map(str, labels))}")
-        return int(with_maps["row"][0].as_py())
+            raise UsageError(f"{self.url}: shard {shard} is not finished; see vitatlas status") from None
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=16)
 def _open_cached(url: str, run_hash: str, shards: int, methods: tuple[str, ...]) -> Atlas:
     """Open an atlas, once in this process as long as its plan, number of shards and methods are the same.
 

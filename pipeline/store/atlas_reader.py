@@ -1,10 +1,8 @@
 """Base of the atlas reader: rows of arrays, and sample tables of shards."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -13,22 +11,19 @@ from numpy.typing import NDArray
 
 from pipeline.store.commit_protocol import read_committed
 from pipeline.store.derived import content_hash
+from pipeline.store.map_reader import MapReader
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.parquet import from_parquet
 from pipeline.store.zarr_store import ReadOnlyStore
 from schemas.arrow import without_descriptions
 from schemas.commits import CommitRecord
-from schemas.errors import AtlasError, RunFailedError, ShardReplacedError, UsageError
+from schemas.errors import AtlasError, RunFailedError, UsageError
 from schemas.layout import MAPS, samples_object
 from schemas.run_record import RunRecord
 from schemas.samples import LATER_COLUMNS, SAMPLES
-from schemas.targets import find_class, is_text
-from schemas.text import suggest
-
-T = TypeVar("T")
 
 
-class AtlasReader(ABC):
+class AtlasReader(MapReader):
     """Arrays and sample tables of an atlas, by row and by shard.
 
     Attributes:
@@ -40,21 +35,15 @@ class AtlasReader(ABC):
     def __init__(self, objects: ObjectStore, run: RunRecord, parts: Iterable[Self] = ()) -> None:
         self.objects, self.own, self.parts = objects, run, tuple(parts)
 
+    @property
+    def url(self) -> str:
+        return self.objects.url
+
     @cached_property
     def run(self) -> RunRecord:
         """Record of the run, with the methods of the parts that are done for every finished shard."""
         done = [part.own for part in self.parts if self.committed <= part.committed]
         return self.own.joined(done) if done else self.own
-
-    @property
-    @abstractmethod
-    def committed(self) -> frozenset[str]:
-        """Finished shards."""
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Names of the methods that have maps."""
-        return tuple(self.run.methods)
 
     @cached_property
     def group(self) -> zarr.Group:
@@ -80,7 +69,7 @@ class AtlasReader(ABC):
 
     def folder_of(self, holder: "AtlasReader") -> str:
         """Return the path of a part in the atlas; empty for the atlas itself."""
-        return "" if holder is self else holder.objects.url.removeprefix(f"{self.objects.url}/")
+        return "" if holder is self else holder.objects.url.removeprefix(f"{self.url}/")
 
     def commit_of(self, array: str, commit: CommitRecord) -> CommitRecord:
         """Return the commit with an array of a shard: its own, or that of the part that has the method.
@@ -93,7 +82,7 @@ class AtlasReader(ABC):
             UsageError: the part has no maps of this shard yet.
             RunFailedError: it has maps of fewer samples.
         """
-        holder, url, shard = self.holder(array), self.objects.url, commit.shard
+        holder, url, shard = self.holder(array), self.url, commit.shard
         if holder is self:
             return commit
         try:
@@ -132,21 +121,6 @@ class AtlasReader(ABC):
             for run_hash, digest in parts.items()
         )
 
-    @abstractmethod
-    def record(self, shard: str) -> CommitRecord:
-        """Return the present commit of one finished shard."""
-
-    def read_current(self, shard: str, read: Callable[[CommitRecord], T]) -> T:
-        """Return what a function reads by the commit of a shard, and again if that is replaced meanwhile.
-
-        Args:
-            shard: short name of the shard.
-            read: the function.
-        """
-        while True:
-            with suppress(ShardReplacedError):
-                return read(self.record(shard))
-
     def samples_of(
         self, shard: str, columns: Sequence[str] | None = None, commit: CommitRecord | None = None
     ) -> pa.Table:
@@ -164,7 +138,7 @@ class AtlasReader(ABC):
         if commit is None:
             return self.read_current(shard, lambda current: self.samples_of(shard, columns, current))
         name = samples_object(shard)
-        where = f"{self.objects.url}/{name}"
+        where = f"{self.url}/{name}"
         fields = without_descriptions(pa.schema([SAMPLES.field(name) for name in columns or SAMPLES.names]))
         record = next((record for record in commit.objects if record.path == name), None)
         if record is None:
@@ -197,68 +171,8 @@ class AtlasReader(ABC):
             raise
         except Exception as error:  # whatever Zarr and its codecs meet in metadata and chunks that are not as written
             raise RunFailedError(
-                f"{self.objects.url}: {array} cannot be read ({error}); find the damage with vitatlas verify"
+                f"{self.url}: {array} cannot be read ({error}); find the damage with vitatlas verify"
             ) from error
-
-    def check_array(self, array: str, target: str) -> int:
-        """Return the index of a target kind in an array. Nothing is read.
-
-        Args:
-            array: name of the array.
-            target: target kind.
-
-        Raises:
-            UsageError: the atlas has no such array or target kind.
-        """
-        if array not in self.run.arrays:
-            self._check_method(array)
-        return self.run.spec.target_names.index(self.find_target(target))
-
-    def check_planned(self, target: str, methods: Iterable[str]) -> None:
-        """Check that the run has a target kind and methods. Nothing is read.
-
-        Args:
-            target: target kind.
-            methods: names of methods.
-
-        Raises:
-            UsageError: the run has no such target kind or method.
-        """
-        self.find_target(target)
-        for method in methods:
-            self._check_method(method)
-
-    def find_target(self, target: str) -> str:
-        """Return a target by its name in the atlas: ``class:7`` for ``class:turtle``.
-
-        Raises:
-            UsageError: the run has no such target.
-        """
-        targets, (kind, _, name) = self.run.spec.target_names, target.partition(":")
-        if target in targets:
-            return target
-        if kind == "class" and name:
-            target = f"class:{find_class(name, self.run.class_names, self.run.model.classes)}"
-        if target not in targets:
-            names = ", ".join(map(self.run.describe_target, targets))
-            raise UsageError(
-                f"{self.objects.url}: has no target {target!r}; it has {names}{suggest(target, targets)}; "
-                "name one with --target, or as target in the policy"
-            )
-        return target
-
-    def find_class_target(self, target: str) -> str:
-        """Return a target by its name in the atlas, see ``find_target``, if it explains classes.
-
-        Raises:
-            UsageError: the run has no such target, or it explains a text of each image.
-        """
-        if is_text(target := self.find_target(target)):
-            raise UsageError(
-                f"{self.objects.url}: target {target} explains another text in each image, so there are no classes to "
-                "sum over; name another target with --target"
-            )
-        return target
 
     def _check_method(self, method: str) -> None:
         if method in self.run.methods:
@@ -267,8 +181,7 @@ class AtlasReader(ABC):
             if method in part.own.arrays:
                 done, all_shards = len(self.committed & part.committed), len(self.committed)
                 raise UsageError(
-                    f"{self.objects.url}: {method} is being added, {done} of {all_shards} shards have its maps; finish "
-                    f"it: vitatlas run {self.objects.url}"
+                    f"{self.url}: {method} is being added, {done} of {all_shards} shards have its maps; finish "
+                    f"it: vitatlas run {self.url}"
                 )
-        names, hint = ", ".join(self.run.methods), suggest(method, self.run.methods)
-        raise UsageError(f"{self.objects.url}: has no maps of {method!r}; it has {names}{hint}")
+        super()._check_method(method)

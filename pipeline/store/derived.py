@@ -56,6 +56,9 @@ class CommittedShards(Protocol):
     def has_parts(self, shard: str, parts: Mapping[str, str]) -> bool:
         """Return whether one shard has the same maps in these parts, as ``parts_of`` returned them."""
 
+    def atlas_of(self, shard: str) -> str:
+        """Return the ``run_hash`` of the atlas that has a shard, where several are joined; else nothing."""
+
 
 def content_hash(commit: ShardContent) -> str:
     """Return the hash of the objects of one shard, whenever and wherever they were made."""
@@ -197,8 +200,8 @@ def load_completed(
         if recorded.get(name, sha256(data)) != sha256(data) or (commit and commit.to_bytes() != data):
             log(f"{objects.url}/{name}: has changed since it was written; its shard is made again")
             continue
-        wanted = (content.shard, content_hash(content), settings_hash)
-        if commit is None or (commit.shard, commit.parent, commit.settings_hash) != wanted:
+        wanted = (content.shard, content_hash(content), settings_hash, source.atlas_of(content.shard))
+        if commit is None or (commit.shard, commit.parent, commit.settings_hash, commit.atlas) != wanted:
             continue
         if source.has_parts(content.shard, commit.parts):
             valid.append(commit)

@@ -12,14 +12,12 @@ from pipeline.image import PreprocessConfig
 from pipeline.read import DecoderPool, ImageDecoder, UndecodableImageError, decode_image, iter_batches
 from pipeline.read.sample_keys import escape_bytes
 from pipeline.read.shard_reader import read_samples
-from pipeline.store.atlas_shard import AtlasShard
+from pipeline.store.shard_maps import ShardMaps
 from schemas.errors import CorruptShardError
-from schemas.run_record import RunRecord
 
 
 def read_images(
-    run: RunRecord,
-    shard: AtlasShard,
+    shard: ShardMaps,
     ordinals: Sequence[int],
     batch_size: int,
     decoder: ImageDecoder | None = None,
@@ -28,7 +26,6 @@ def read_images(
     """Yield the preprocessed images of some samples of a shard, in the order of the shard. Reads no more than needed.
 
     Args:
-        run: record of the run.
         shard: the shard in the atlas.
         ordinals: samples that have maps.
         batch_size: images per batch; the last batch may be smaller.
@@ -42,7 +39,7 @@ def read_images(
         CorruptShardError: the shard cannot be read, or its images are not those of the atlas.
     """
     # Whatever file it is, each image is compared.
-    record, remaining = run.shards[shard.commit.shard_index].of_any_source(), set(ordinals)
+    run, record, remaining = shard.run, shard.planned.of_any_source(), set(ordinals)
     samples = shard.samples.select(["key", "image_sha256"]).to_pylist()
     preprocess = preprocess or PreprocessConfig.for_model(run.model, run.spec.geometry)
     preprocess = replace(preprocess, exif=run.spec.exif)
@@ -76,13 +73,10 @@ def read_images(
         raise CorruptShardError(f"{record.url}: lacks samples that the atlas has maps of; is it another shard?")
 
 
-def read_original_images(
-    run: RunRecord, shard: AtlasShard, ordinals: Sequence[int]
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def read_original_images(shard: ShardMaps, ordinals: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yield some images of a shard in their original size, in the order of the shard. Reads no more than needed.
 
     Args:
-        run: record of the run.
         shard: the shard in the atlas.
         ordinals: samples that have maps.
 
@@ -92,7 +86,7 @@ def read_original_images(
     Raises:
         CorruptShardError: the shard cannot be read, or its images are not those of the atlas.
     """
-    record, remaining = run.shards[shard.commit.shard_index].of_any_source(), set(ordinals)
+    run, record, remaining = shard.run, shard.planned.of_any_source(), set(ordinals)
     samples = shard.samples.select(["key", "image_sha256", "width", "height"]).to_pylist()
     raw_samples = enumerate(read_samples(record, run.slot, run.spec.grouping)) if remaining else iter(())
     for ordinal, raw in raw_samples:

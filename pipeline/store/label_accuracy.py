@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from pipeline.store.atlas import Atlas
 from pipeline.store.class_order import find_label_fault
+from pipeline.store.map_reader import MapReader
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class LabelAccuracy:
         return f"{', '.join(parts)} of {self.labeled:,} images with a label{several}"
 
 
-def measure_label_accuracy(atlas: Atlas) -> LabelAccuracy | None:
+def measure_label_accuracy(atlas: MapReader) -> LabelAccuracy | None:
     """Count how often the network predicts the label; None if no image has one."""
     samples = atlas.samples_with_maps(["label", "prediction", "label_rank"])
     samples = samples.filter(pc.is_valid(samples["label_rank"]))

@@ -1,12 +1,21 @@
 """``MapDataset``: maps as a map-style dataset for ``torch.utils.data.DataLoader``. It does not import torch."""
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.store.atlas_reader import AtlasReader
 from schemas.errors import RunFailedError
+
+
+class _Rows(Protocol):
+    """What has the maps, see ``MapReader``."""
+
+    @property
+    def url(self) -> str: ...
+
+    def read(self, array: str, rows: NDArray[np.int64], target: str) -> NDArray[Any]: ...
 
 
 class MapDataset:
@@ -19,7 +28,7 @@ class MapDataset:
         rows: int64 [n], rows of the items in their order.
     """
 
-    def __init__(self, atlas: AtlasReader, rows: NDArray[np.int64], method: str, target: str) -> None:
+    def __init__(self, atlas: _Rows, rows: NDArray[np.int64], method: str, target: str) -> None:
         self._atlas, self.rows, self._method, self._target = atlas, rows, method, target
 
     def __len__(self) -> int:
@@ -38,6 +47,6 @@ class MapDataset:
         rows = self.rows[list(indices)]
         maps = self._atlas.read(self._method, rows, self._target).astype(np.float32)
         if np.isnan(maps).any():
-            url = self._atlas.objects.url
+            url = self._atlas.url
             raise RunFailedError(f"{url}: {self._method} maps of {self._target} are missing; see vitatlas verify")
         return list(zip(maps, rows.tolist(), strict=True))

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.image import PreprocessConfig, apply_colormap, blend_heatmap, upsample_to_image
-from pipeline.store.atlas_shard import AtlasShard
+from pipeline.store.frame import Frame
 from pipeline.store.images import read_images
+from pipeline.store.shard_maps import ShardMaps
 from pipeline.utils.io import refuse_commands
 from schemas.errors import AtlasError
 from schemas.targets import is_text
@@ -27,7 +28,7 @@ _TRANSFORM_COLUMNS = ("scale_x", "scale_y", "offset_x", "offset_y")
 
 
 def plot_maps(
-    shard: AtlasShard, sample: dict[str, Any], maps: dict[str, NDArray[np.float32]], target: str
+    shard: ShardMaps, sample: dict[str, Any], maps: dict[str, NDArray[np.float32]], target: str
 ) -> Image.Image:
     """Plot maps of one sample over its image, in panels after the image itself. Without it, if it cannot be read.
 
@@ -43,7 +44,9 @@ def plot_maps(
     image = _read_image(shard, sample, small)
     panels = {} if image is None else {"image": image}
     for method, values in maps.items():
-        heatmap = upsample_to_image(values, small, shard.run.model.input_size)
+        frame = shard.frame(method)
+        view = small if frame == Frame.of(shard.run) else _shrink(shard.views(method)[sample["ordinal"]])
+        heatmap = upsample_to_image(values, view, frame.input_size)
         panels[method] = apply_colormap(heatmap) if image is None else blend_heatmap(image, heatmap)
     columns = min(_PANELS_PER_ROW, len(panels))
     rows = -(-len(panels) // columns)
@@ -81,12 +84,12 @@ def _shrink(sample: dict[str, Any]) -> dict[str, Any]:
     return sample | size | {name: sample[name] * (x if name.endswith("x") else y) for name in _TRANSFORM_COLUMNS}
 
 
-def _read_image(shard: AtlasShard, sample: dict[str, Any], small: dict[str, Any]) -> NDArray[np.uint8] | None:
+def _read_image(shard: ShardMaps, sample: dict[str, Any], small: dict[str, Any]) -> NDArray[np.uint8] | None:
     """Return the image of a sample, uint8 [H, W, 3]; None, with a warning, if it cannot be read."""
     preprocess = PreprocessConfig(small["width"], small["height"], "bicubic", "squash", 1.0, "center")
     try:
-        refuse_commands([shard.run.shards[shard.commit.shard_index].url], allow_pipe=False)
-        _, (pixels,) = next(read_images(shard.run, shard, [sample["ordinal"]], 1, preprocess=preprocess))
+        refuse_commands([shard.planned.url], allow_pipe=False)
+        _, (pixels,) = next(read_images(shard, [sample["ordinal"]], 1, preprocess=preprocess))
     except (AtlasError, OSError) as error:
         warnings.warn(escape_control(f"the maps are shown without their image: {error}"), stacklevel=4)
         return None

@@ -86,7 +86,7 @@ WRONG_ENTRYPOINT = {
     "a value that a flag does not take": "vitatlas run /data/a --device tpu",
     "a command that does not exist": "vitatlas runs /data/a",
     "a flag without its value": "vitatlas run --spec",
-    "an argument too many": "vitatlas label /data/a /data/b --policy /etc/vitatlas/policy.yaml",
+    "an argument too many": "vitatlas drop /data/a /data/b --methods legrad",
     "a required flag that is missing": "vitatlas score /data/a",
     "another program": "python -m jobs.cli run /data/a",
     "two commands": "vitatlas run /data/a && vitatlas verify /data/a",

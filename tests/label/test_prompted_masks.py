@@ -62,7 +62,7 @@ def test_the_mask_prompts_and_that_of_the_segmenter_is_the_label(
     shard = atlas.shard_names[0]
     coarse = list(iter_labels(atlas, shard, COARSE))
     found = list(iter_labels(atlas, shard, refined(checkpoint_folder)))
-    images = dict(read_original_images(atlas.run, atlas.shard(shard), range(len(coarse))))
+    images = dict(read_original_images(atlas.shard(shard), range(len(coarse))))
     assert len(found) == len(coarse) == len(images)
     for ordinal, (before, after) in enumerate(zip(coarse, found, strict=True)):
         mask = fill_boxes(images[ordinal], make_prompts(before))
@@ -127,9 +127,9 @@ def test_an_empty_mask_prompts_nothing(atlas: Atlas, checkpoint_folder: Path, mo
 def test_original_images_are_those_of_the_atlas(finished: Path, tmp_path: Path) -> None:
     atlas = Atlas.open(str(finished))
     shard = atlas.shard("part-1")
-    found = dict(read_original_images(atlas.run, shard, [1, 3]))
+    found = dict(read_original_images(shard, [1, 3]))
     assert list(found) == [1, 3]
-    assert list(read_original_images(atlas.run, shard, [])) == []
+    assert list(read_original_images(shard, [])) == []
     for ordinal, pixels in found.items():
         sample = shard.samples.slice(ordinal, 1).to_pylist()[0]
         config = PreprocessConfig(sample["width"], sample["height"], "nearest", "squash", 1.0, "center")
@@ -137,7 +137,7 @@ def test_original_images_are_those_of_the_atlas(finished: Path, tmp_path: Path) 
         assert np.array_equal(pixels, decode_image(jpeg(number, (40 + number % 7, 30 + number % 5)), config).pixels)
     write_tar(tmp_path / "shards" / "part-1.tar", samples(7, 50))
     with pytest.raises(CorruptShardError, match="the image of s0006 is not the one in the atlas"):
-        list(read_original_images(atlas.run, shard, [1]))
+        list(read_original_images(shard, [1]))
 
 
 def test_what_is_no_checkpoint_is_refused_before_anything_is_written(
@@ -192,7 +192,7 @@ def test_a_policy_with_a_real_sam_gives_the_same_labels_twice(atlas: Atlas, tmp_
     segment, shard = SamSegmenter(str(folder)), atlas.shard_names[0]
     coarse = {each.sample["key"]: each for each in iter_labels(atlas, shard, COARSE.model_copy(
         update={"background_threshold": None}))}  # fmt: skip
-    images = dict(read_original_images(atlas.run, atlas.shard(shard), range(4)))
+    images = dict(read_original_images(atlas.shard(shard), range(4)))
     url = atlas.run.shards[0].url
     masks = {sample.key: sample.mask.numpy() == 1 for sample in MaskDataset(url, tmp_path / "a" / "png")}
     for ordinal, (key, before) in enumerate(list(coarse.items())[:4]):

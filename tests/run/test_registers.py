@@ -60,7 +60,7 @@ def test_the_whole_way(
     assert plain.run.model.registers is None
     assert "of 3 neurons" in atlas._repr_html_()
     shard = atlas.shard("part-0")
-    _, pictures = next(read_images(atlas.run, shard, [0, 1], 2))
+    _, pictures = next(read_images(shard, [0, 1], 2))
     images = torch.stack([torch.as_tensor(picture) for picture in pictures])
     network = Registers.load(file).attach(model)
     mean, std = (torch.tensor(values)[:, None, None] for values in (atlas.run.model.mean, atlas.run.model.std))

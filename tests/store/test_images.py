@@ -38,7 +38,7 @@ def atlas(checkpoint: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> At
 def test_all_that_are_asked_for_come_in_order_and_full_groups(
     atlas: Atlas, ordinals: list[int], sizes: list[int]
 ) -> None:
-    found = list(read_images(atlas.run, atlas.shard("a"), ordinals, 4))
+    found = list(read_images(atlas.shard("a"), ordinals, 4))
     assert [len(some) for some, _ in found] == sizes
     assert [ordinal for some, _ in found for ordinal in some] == ordinals
     frame = PreprocessConfig.for_model(atlas.run.model, atlas.run.spec.geometry)
@@ -64,7 +64,7 @@ def test_a_tar_of_other_pictures_is_refused(
     shard = replace(atlas.run.shards[0], url=other, fault="it was truncated, and is mended now")  # so it may hold any
     moved = Atlas(atlas.objects, atlas.run.model_copy(update={"shards": (shard,)}))
     with pytest.raises(CorruptShardError, match=says):
-        list(iter_labels(moved, "a", POLICY) if labels else read_images(moved.run, moved.shard("a"), GOOD, 4))
+        list(iter_labels(moved, "a", POLICY) if labels else read_images(moved.shard("a"), GOOD, 4))
 
 
 def test_samples_without_maps_are_labelled_in_their_place(atlas: Atlas) -> None:

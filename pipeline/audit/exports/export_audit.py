@@ -71,7 +71,7 @@ def export_audit(
     """
     if kind not in EXPORTERS:
         raise UsageError(f"there is no export to {kind!r}; there are {', '.join(EXPORTERS)}{suggest(kind, EXPORTERS)}")
-    names, url = atlas.select_methods(target, methods), atlas.objects.url
+    names, url = atlas.select_methods(target, methods), atlas.url
     target, classes = atlas.find_class_target(target), atlas.class_names(classes)
     if pixels:
         refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
@@ -153,7 +153,7 @@ def _read_shard(atlas: Atlas, shard: AtlasShard, about: ExportSpec, truth: Truth
 
 def _pixels(atlas: Atlas, shard: AtlasShard, ordinals: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
     """Yield the input of the network in batches, for some samples."""
-    for _, pixels in read_images(atlas.run, shard, ordinals, _BATCH_SIZE):
+    for _, pixels in read_images(shard, ordinals, _BATCH_SIZE):
         yield np.stack(pixels)
 
 

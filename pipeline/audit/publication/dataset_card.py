@@ -113,7 +113,7 @@ def render_dataset_card(
 
 def default_dataset_name(atlas: Atlas) -> str:
     """Return the name of a dataset without a given name: that of the folder of the atlas."""
-    return atlas.objects.url.rstrip("/").rpartition("/")[2] or "atlas"
+    return atlas.url.rstrip("/").rpartition("/")[2] or "atlas"
 
 
 def _code(name: str) -> Markup:

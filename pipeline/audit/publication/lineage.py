@@ -111,7 +111,7 @@ def find_products(atlas: Atlas, lineage_dirs: Sequence[str], out: str | None) ->
         if not shards:
             raise UsageError(f"{url}: has no {COMMITS}; name a folder of labels, scores or audit tables")
         if shards.isdisjoint(atlas.committed):
-            raise UsageError(f"{url}: has no shard of {atlas.objects.url}; name a product of this atlas")
+            raise UsageError(f"{url}: has no shard of {atlas.url}; name a product of this atlas")
     return products
 
 

@@ -66,7 +66,7 @@ def write_report(
         UsageError: no audit of this atlas and target kind, no image with maps, or not all classes are named.
         CorruptShardError: images cannot be read, or are not those of the atlas.
     """
-    url = atlas.objects.url
+    url = atlas.url
     target, names = atlas.find_target(target), atlas.class_names(names)
     if thumbnails:
         refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)

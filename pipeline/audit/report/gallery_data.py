@@ -247,7 +247,7 @@ def _make_thumbnails(atlas: Atlas, shard: AtlasShard, ordinals: Sequence[int]) -
     """Return JPEGs of the network's input by ordinal, so that maps align with their edges."""
     return {
         ordinal: _encode_thumbnail(pixels)
-        for batch, images in read_images(atlas.run, shard, ordinals, _BATCH_SIZE)
+        for batch, images in read_images(shard, ordinals, _BATCH_SIZE)
         for ordinal, pixels in zip(batch, images, strict=True)
     }
 

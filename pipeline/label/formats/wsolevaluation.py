@@ -58,7 +58,9 @@ class WsolEvaluationFormat(LabelFormat):
 def _score_map(label: Label) -> NDArray[np.float64]:
     """Return float64 [224, 224] in [0, 1]."""
     if label.heatmap is not None:
-        return score_map(label.heatmap.values, visible_window(label.sample, label.input_size))
+        is_in_image = label.heatmap.seen is not None
+        window = (0.0, 0.0, 1.0, 1.0) if is_in_image else visible_window(label.sample, label.input_size)
+        return score_map(label.heatmap.values, window)
     mask = label.mask
     if mask is None:
         return np.zeros((SIDE, SIDE))

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline.image.score_map import visible_window
 from pipeline.score.sources.source import Prediction, ReadPredictions, ScoreSource, SourceImage
-from pipeline.store import Atlas, AtlasShard
+from pipeline.store import MapReader
 from pipeline.utils.shares import with_shares
 from schemas.commits import CommitRecord
 from schemas.samples import SampleStatus, class_columns, class_ids, may_lack
@@ -30,11 +30,11 @@ class AtlasSource(ScoreSource):
         target: of the maps.
     """
 
-    atlas: Atlas
+    atlas: MapReader
     target: str
 
     @classmethod
-    def of(cls, atlas: Atlas, target: str = "label", methods: Sequence[str] = (), name: str | None = None) -> Self:
+    def of(cls, atlas: MapReader, target: str = "label", methods: Sequence[str] = (), name: str | None = None) -> Self:
         """Select maps of an atlas.
 
         Args:
@@ -43,9 +43,9 @@ class AtlasSource(ScoreSource):
             methods: names of methods.
             name: of the source in tables; None is the name of the folder.
         """
-        url, model = atlas.objects.url, atlas.run.model
+        url, model = atlas.url, atlas.run.model
         return cls(
-            name=name or PurePath(url.rstrip("/")).name,
+            name=name or PurePath(atlas.atlases[0].url.rstrip("/")).name,
             url=url,
             digest=atlas.run.run_hash,
             methods=tuple(methods),
@@ -73,19 +73,23 @@ class AtlasSource(ScoreSource):
         return self.atlas.records(skip)
 
     def parts_of(self, shard: str, methods: Sequence[str]) -> dict[str, str]:
-        """See ``Atlas.parts_of``."""
+        """See ``MapReader.parts_of``."""
         return self.atlas.parts_of(shard, methods)
 
     def has_parts(self, shard: str, parts: Mapping[str, str]) -> bool:
-        """See ``Atlas.has_parts``."""
+        """See ``MapReader.has_parts``."""
         return self.atlas.has_parts(shard, parts)
+
+    def atlas_of(self, shard: str) -> str:
+        """See ``MapReader.atlas_of``."""
+        return self.atlas.atlas_of(shard)
 
     def images(self, shard: str) -> list[SourceImage]:
         columns = [*_COLUMNS, *(class_columns(self.target) if may_lack(self.target) else ())]
         return self._to_images(self.atlas.samples_of(shard, columns=columns))
 
     def predictions(self, shard: str, methods: Sequence[str]) -> Iterator[tuple[SourceImage, ReadPredictions]]:
-        content: AtlasShard = self.atlas.shard(shard)
+        content = self.atlas.shard(shard)
         maps = {method: content.maps(method, self.target) for method in methods}
 
         def read(index: int) -> dict[str, Prediction]:

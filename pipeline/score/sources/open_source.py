@@ -1,42 +1,21 @@
 """Opening of sources: which kind a path is, judged by the files that it names."""
 
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from pipeline.score.sources.atlas_source import AtlasSource
 from pipeline.score.sources.box_table import BoxFile
 from pipeline.score.sources.coco_results import open_results
 from pipeline.score.sources.map_files import MapFiles
 from pipeline.score.sources.source import ScoreSource
-from pipeline.store import Atlas, ObjectStore
+from pipeline.store import Atlas, MapReader, ObjectStore
 from pipeline.truth import TruthSet
+from pipeline.utils.source_name import split_source_name
 from schemas.errors import UsageError
 from schemas.layout import RUN
 from schemas.run import KeySeparator
 
-_NAME = re.compile(r"[^/\\:=\x00-\x1f\x7f]{1,80}")
 _EXPECTED = "an atlas, a folder or .tar of .npy, .npz or .png maps, .json results of COCO, or a .csv of boxes"
-
-
-def split_source_name(text: str) -> tuple[str, str]:
-    """Return name and path of ``NAME=PATH``; without a name, that of the folder, or of the file without its suffix.
-
-    What is before the first ``=`` is a name unless it has a slash, so a path with that sign begins with ``./``.
-
-    Args:
-        text: of the user.
-
-    Raises:
-        UsageError: the name is empty or has control characters, or the path is empty.
-    """
-    name, equals, path = text.partition("=")
-    if not equals or "/" in name or "\\" in name:
-        name, path = "", text
-    elif not _NAME.fullmatch(name) or not path:
-        raise UsageError(f"{text}: is no NAME=PATH; write a name of at most 80 characters without : and a path")
-    last = PurePath(path.rstrip("/"))
-    return name or (last.stem if last.suffix.lower() in (".tar", ".json", ".csv", ".txt") else last.name), path
 
 
 def is_atlas(path: str) -> bool:
@@ -53,7 +32,7 @@ def is_atlas(path: str) -> bool:
 
 
 def open_source(
-    path: str,
+    path: str | MapReader,
     truth: TruthSet,
     name: str | None = None,
     target_kind: str = "label",
@@ -65,8 +44,8 @@ def open_source(
     """Open what is to be scored: an atlas, or files of another program.
 
     Args:
-        path: of an atlas; of a folder or tar of ``.npy``, ``.npz`` or ``.png`` files, one for each image; of JSON
-            results of COCO; or of a CSV of boxes.
+        path: of an atlas, or the opened one; of a folder or tar of ``.npy``, ``.npz`` or ``.png`` files, one for each
+            image; of JSON results of COCO; or of a CSV of boxes.
         truth: that it will be scored against; it has the ids of images that COCO results name.
         name: of the source in tables; None: see ``split_source_name``.
         target_kind: of the maps of an atlas.
@@ -78,11 +57,12 @@ def open_source(
     Raises:
         UsageError: it is nothing of these, or cannot be read.
     """
+    if isinstance(path, MapReader):
+        target = path.find_target(target_kind)
+        return AtlasSource.of(path, target, path.select_methods(target, methods), name)
     name = name or split_source_name(path)[0]
     if "://" in path or is_atlas(path):
-        atlas = Atlas.open(path)
-        target = atlas.find_target(target_kind)
-        return AtlasSource.of(atlas, target, atlas.select_methods(target, methods), name)
+        return open_source(Atlas.open(path), truth, name, target_kind, methods)
     file = Path(path)
     suffix = file.suffix.lower()
     if file.is_dir() or (file.is_file() and suffix == ".tar"):

@@ -141,6 +141,10 @@ class ScoreSource(ABC):
         """Return whether a shard has the same maps in these parts, as ``parts_of`` returned them."""
         return not parts
 
+    def atlas_of(self, shard: str) -> str:
+        """Return the ``run_hash`` of the atlas that has a shard, where several are joined; else nothing."""
+        return ""
+
     @abstractmethod
     def images(self, shard: str) -> Sequence[SourceImage]:
         """Return the images of a shard, without reading their predictions."""
