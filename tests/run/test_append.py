@@ -138,6 +138,7 @@ def test_the_same_shards_again_change_nothing(made: World, tmp_path: Path) -> No
     assert objects_of(out) == before
 
 
+@pytest.mark.soak  # tests/s3/test_extend.py appends twice, too
 def test_shards_are_appended_one_after_another(made: World, finished: Path) -> None:
     for shard in made.later:
         append(str(finished), [shard], INLINE)

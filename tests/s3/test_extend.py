@@ -8,10 +8,13 @@ import pytest
 from support import samples, write_tar
 
 from pipeline.run import INLINE, run
+from pipeline.run.append import append
 from pipeline.run.extend import extend
 from pipeline.run.plan import plan
 from pipeline.store import Atlas, ObjectStore
-from schemas.layout import arrays
+from pipeline.store.verify import verify
+from pipeline.store.zarr_arrays import metadata_objects
+from schemas.layout import APPENDED, arrays, shard_object
 from schemas.run import ModelSpec, RunSpec
 
 METHODS, ADDED = ("attention", "random"), ("legrad", "center")
@@ -69,3 +72,21 @@ def test_only_the_objects_of_new_arrays_are_written(
         one, whole = reader.shard(shard), other.shard(shard)
         for array in other.run.arrays:
             assert one.array(array).tobytes() == whole.array(array).tobytes(), (shard, array)
+
+
+def test_appending_writes_the_objects_of_new_shards_and_the_length_of_arrays(
+    bucket: str, checkpoint: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = [str(write_tar(tmp_path / f"{shard}.tar", samples(2, 2 * shard))) for shard in range(4)]
+    plan(RunSpec(shards=tuple(shards[:2]), model=checkpoint, methods=METHODS, batch_size=2), f"{bucket}/atlas")
+    run(f"{bucket}/atlas", INLINE)
+    for index in (2, 3):  # first appended.json is created, then replaced
+        before, changed = listing(f"{bucket}/atlas"), watched(monkeypatch)
+        atlas = append(f"{bucket}/atlas", shards[: index + 1], INLINE)
+        written = {url.removeprefix(f"{bucket}/atlas/") for url in changed}
+        assert written & before.keys() - {APPENDED} == set(metadata_objects(atlas.own))
+        chunks = {shard_object(name, index, len(spec.dims)) for name, spec in atlas.own.arrays.items()}
+        new = chunks | {f"samples/{index}.parquet", f"commits/{index}.json"}
+        assert written - before.keys() - {APPENDED} == new | {"lease.json"}
+        assert listing(f"{bucket}/atlas").keys() == before.keys() | new | {APPENDED}
+    assert verify(atlas).faults == []
