@@ -33,7 +33,7 @@ COMMANDS = {
     "audit": "Create an audit: metric tables, an HTML report and a checksum manifest.",
     "methods": "List the attribution methods, and which are defined for a network.",
     "bench": "Measure the cost of methods on a network and a device.",
-    "head": "Make a classifier in a file of its own: of texts, or out of a checkpoint.",
+    "head": "Make a classifier in a file of its own: of texts, or out of a checkpoint; find registers.",
     "train": "Train a method that has weights of its own.",
 }
 

@@ -6,6 +6,7 @@ import click
 
 from jobs import output
 from jobs.head_probe import probe_command, prototypes_command
+from jobs.head_registers import registers_command
 from jobs.params import (
     checkpoint_key_option,
     choice_option,
@@ -30,7 +31,7 @@ _PROMPT_FILES = (".yaml", ".yml", ".json")
 
 @click.group("head")
 def head_command() -> None:
-    """Make a classifier in a file of its own, for a backbone that has none.
+    """Make a classifier in a file of its own, for a backbone that has none; or find test-time registers.
 
     \b
     Examples:
@@ -39,6 +40,8 @@ def head_command() -> None:
       vitatlas head probe 'cub-train-{0000..0005}.tar' --classes cub.txt \\
           --model vit_small_patch14_dinov2.lvd142m --pretrained --out cub.safetensors
       vitatlas head extract --checkpoint dinov2_vits14_linear_head.pth --read-out token+mean --out head.safetensors
+      vitatlas head registers 'val-{0000..0007}.tar' --model vit_base_patch14_dinov2.lvd142m --pretrained \\
+          --out registers.json
     """
 
 
@@ -108,6 +111,7 @@ def _embed(spec: TextTowerSpec, prompts: "Prompts") -> "Head":
 
 head_command.add_command(probe_command)
 head_command.add_command(prototypes_command)
+head_command.add_command(registers_command)
 
 
 @head_command.command("extract", short_help="Take a linear classifier out of a checkpoint.")

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from pipeline.explain.anatomy import describe
+from pipeline.explain.anatomy import Anatomy, describe
 from pipeline.explain.head import backbone_hash
 from pipeline.explain.register_modules import RegisterBlocks, RegisterShift
 from pipeline.utils.atomic_write import write_atomically
@@ -69,6 +69,17 @@ class Registers:
             UnsupportedModel: the neurons are not of this network, or it cannot have registers.
         """
         parts: Any = model
+        anatomy, record = self.check(model), self.record
+        device = next(model.parameters()).device
+        for block, channels in record.neurons.items():
+            shift = RegisterShift(torch.tensor(channels, device=device), anatomy.prefix_tokens, record.value)
+            parts.blocks[block].mlp.drop1 = shift.train(model.training)
+        parts.blocks = RegisterBlocks(parts.blocks, record.attached).train(model.training)
+        return model
+
+    def check(self, model: nn.Module) -> Anatomy:
+        """Return the anatomy of a network that the register can be put on. Arguments and errors: see ``attach``."""
+        parts: Any = model
 
         def refuse(reason: str) -> UnsupportedModel:
             return UnsupportedModel(f"{self.source}: does not fit {type(model).__name__}: {reason}")
@@ -92,12 +103,7 @@ class Registers:
                 raise refuse(f"it has no block {block}, only 0 to {anatomy.depth - 1}")
             if channels[-1] >= (width := parts.blocks[block].mlp.fc2.in_features):
                 raise refuse(f"the MLP of block {block} has no channel {channels[-1]}, only 0 to {width - 1}")
-        device = next(model.parameters()).device
-        for block, channels in record.neurons.items():
-            shift = RegisterShift(torch.tensor(channels, device=device), anatomy.prefix_tokens, record.value)
-            parts.blocks[block].mlp.drop1 = shift.train(model.training)
-        parts.blocks = RegisterBlocks(parts.blocks, record.attached).train(model.training)
-        return model
+        return anatomy
 
 
 def attached_registers(model: nn.Module) -> AttachedRegisters | None:

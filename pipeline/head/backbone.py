@@ -74,6 +74,20 @@ def load_backbone(spec: ModelSpec, read_out: HeadReadout | None = None, device: 
     return Backbone(parts, Normalize(record.mean, record.std, next(parts.parameters())), record, metadata)
 
 
+def with_any_head(model: nn.Module, name: str) -> nn.Module:
+    """Put a head of zeros on a network, so that it can be described; one with two classifiers keeps its own.
+
+    Args:
+        model: the network, which is changed, and returned.
+        name: of the network, for error messages.
+
+    Raises:
+        UsageError: its read-out has to be chosen.
+        UnsupportedModel: it is not a plain vision transformer.
+    """
+    return model if hasattr(model, "head_dist") else _two_classes(model, None, name).attach(model)
+
+
 def _two_classes(model: Any, read_out: HeadReadout | None, name: str) -> Head:
     """Return a head of zeros for a network; what cannot have it can have no other.
 

@@ -116,6 +116,10 @@ class Cases:
     def head_prototypes(self) -> list[object]:
         return self.head_probe()
 
+    def head_registers(self) -> list[object]:
+        model = ["--model", "test_vit", "--checkpoint", self.spec.model.checkpoint]
+        return [*self.spec.shards, *model, "--threshold", 0.1, "--out", self.folder / "registers.json"]
+
     def head_extract(self) -> list[object]:
         save_file({"weight": torch.ones(3, 8)}, self.folder / "probe.safetensors")
         given = ["--checkpoint", self.folder / "probe.safetensors", "--read-out", "token"]
