@@ -83,8 +83,7 @@ def _compare_shard(
     from pipeline.run.recompute_maps import cached_worker, recompute_rows  # torch, which most of an audit does not need
 
     shard, ordinals = selection
-    run = atlas.run
-    worker = cached_worker(atlas.objects.url, device, run.run_hash, len(run.shards), atlas.methods)
+    worker = cached_worker(atlas.locate(shard), device)
     atlas_shard = atlas.shard(shard)
     samples = atlas_shard.samples.take(list(ordinals)).to_pylist()
     stored = {method: atlas_shard.array(method)[list(ordinals)] for method in methods}

@@ -1,16 +1,17 @@
 """Verify what was derived from an atlas: labels, scores, metrics and audits, in the atlas or in another folder."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from pipeline.audit.publication.verify_audit import verify_audit
 from pipeline.label.label_atlas import ABOUT as LABELING
-from pipeline.store import Atlas, ObjectStore
+from pipeline.store import Atlas, MapReader, ObjectStore
 from pipeline.store.verify_product import verify_product
 from schemas.audit_records import MANIFEST, AuditSpec
 from schemas.errors import UsageError
-from schemas.layout import ABOUT, AUDIT, COMMITS, LABELS, LEASE, PRODUCT, SCORES
+from schemas.layout import ABOUT, AUDIT, COMMITS, COMPARISON, LABELS, LEASE, PRODUCT, SCORES
 
 _MARKS = (ABOUT, LABELING, LEASE, MANIFEST, PRODUCT)
 """Objects that only the folder of a product has."""
@@ -53,23 +54,49 @@ def verify_products(atlas: Atlas, progress: Callable[[int, int], None] = lambda 
     return result
 
 
-def verify_folder(url: str, progress: Callable[[int, int], None] = lambda done, total: None) -> ProductsResult:
+def verify_folder(
+    url: str,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    atlas: MapReader | None = None,
+) -> ProductsResult:
     """Verify the product in a folder.
 
     Args:
         url: path or URL of the folder.
         progress: called with the number of verified shards and of all.
+        atlas: what it was made from, one or several that are joined, to find out whether its maps have changed since;
+            None: not known.
 
     Raises:
-        UsageError: it holds no product.
+        UsageError: it holds no product; or it is an audit or a comparison, which no atlas is compared with.
     """
     result, objects = ProductsResult(), ObjectStore(url)
     if not is_product(objects):
         raise UsageError(
             f"{url}: is neither an atlas nor a product of one, such as labels, scores or an audit; name one"
         )
-    _verify_folder(objects, None, "", result, progress)
+    if atlas is not None:
+        for mark, kind in ((MANIFEST, "an audit"), (COMPARISON, "a comparison of several sources")):
+            if objects.exists(mark):
+                raise UsageError(f"{url}: is {kind}, which is verified from its files alone; name it without atlases")
+        if not _is_made_from(objects, atlas):
+            result.faults.append(
+                f"{objects.url}: was made from other atlases than {atlas.url}, or with these under other names or in "
+                "another order"
+            )
+    _verify_folder(objects, atlas, "", result, progress)
     return result
+
+
+def _is_made_from(objects: ObjectStore, atlas: MapReader) -> bool:
+    """Return whether the settings of a product name these atlases."""
+    networks = {name: reader.run.run_hash for name, reader in atlas.networks.items()}
+    record = next((name for name in (LABELING, ABOUT) if objects.exists(name)), None)
+    try:
+        settings = json.loads(objects.get(record)) if record else {}
+        return (settings.get("run"), settings.get("networks", {})) == (atlas.run.run_hash, networks)
+    except (ValueError, AttributeError):
+        return False  # damaged
 
 
 def is_product(objects: ObjectStore) -> bool:
@@ -93,7 +120,7 @@ def _outermost(folders: set[str]) -> list[str]:
 
 def _verify_folder(
     objects: ObjectStore,
-    atlas: Atlas | None,
+    atlas: MapReader | None,
     prefix: str,
     result: ProductsResult,
     progress: Callable[[int, int], None] = lambda done, total: None,

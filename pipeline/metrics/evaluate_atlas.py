@@ -187,7 +187,7 @@ def _evaluate_shard(
     device: Device, metrics: Sequence[Metric], about: MetricsSpec, task: ShardTask[Atlas, Ordinals]
 ) -> ShardResult:
     atlas, ordinals = task.source, task.data
-    worker = cached_worker(atlas.objects.url, device, about.run, len(atlas.run.shards), atlas.methods)
+    worker = cached_worker(atlas.locate(task.shard), device)
     values = evaluate_shard(worker, atlas.shard(task.shard), ordinals, metrics, about.methods, about.seed)
     written = task.objects.put(_values_object(task.shard), to_parquet(values))
     return ShardResult((written,), {"images": len(ordinals)}, _items(ordinals))

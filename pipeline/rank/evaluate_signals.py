@@ -134,7 +134,7 @@ def _values_object(shard: str) -> str:
 
 def _evaluate_shard(device: Device, about: SignalsSpec, task: ShardTask[Atlas, Ordinals]) -> ShardResult:
     atlas, ordinals = task.source, task.data
-    worker = cached_worker(atlas.objects.url, device, about.run, len(atlas.run.shards), atlas.methods)
+    worker = cached_worker(atlas.locate(task.shard), device)
     shard = atlas.shard(task.shard)
     signals = [signal for signal in SIGNALS if signal.is_defined(worker.explainer.anatomy)]
     costs = [1 + signal.cost(len(about.methods)).in_forwards for signal in signals]

@@ -16,6 +16,7 @@ from pipeline.run.execution import Device
 from pipeline.run.sample_batches import group_by_shard, sample_batches
 from pipeline.run.worker import ExplainedSample, Worker
 from pipeline.store import Atlas, AtlasShard
+from pipeline.store.map_reader import Location
 from pipeline.store.shard_writer import minmax_scale
 from pipeline.utils.io import refuse_commands
 from schemas.commits import CommitRecord
@@ -137,17 +138,15 @@ def recompute_rows(
 
 
 @lru_cache(1)
-def cached_worker(url: str, device: Device, run_hash: str, shards: int, methods: tuple[str, ...]) -> Worker:
+def cached_worker(location: Location, device: Device) -> Worker:
     """Return a worker with all methods of an atlas, which this process keeps for further shards.
 
     Args:
-        url: of the atlas.
+        location: of the atlas, as ``MapReader.locate`` returns it; if it was planned anew or has changed since, it gets
+            another worker.
         device: to compute on.
-        run_hash: of the run, so that another atlas at the same URL gets another worker.
-        shards: number of its shards, so that one that has more now gets another worker.
-        methods: of the atlas, likewise.
     """
-    return Worker(url, device, with_parts=True)
+    return Worker(location.url, device, with_parts=True)
 
 
 def _read_shard(atlas: Atlas, commit: CommitRecord) -> tuple[AtlasShard, dict[str, NDArray[Any]]]:

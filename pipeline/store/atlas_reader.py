@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from pipeline.store.commit_protocol import read_committed
 from pipeline.store.derived import content_hash
-from pipeline.store.map_reader import MapReader
+from pipeline.store.map_reader import Location, MapReader
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.parquet import from_parquet
+from pipeline.store.run_file import read_dropped
 from pipeline.store.zarr_store import ReadOnlyStore
 from schemas.arrow import without_descriptions
 from schemas.commits import CommitRecord
@@ -151,6 +152,13 @@ class AtlasReader(MapReader):
             return table.cast(fields.with_metadata(table.schema.metadata))
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise RunFailedError(f"{where}: cannot be read ({error}); see vitatlas verify") from None
+
+    def locate(self, shard: str) -> Location:
+        return Location(self.objects.url, self.run.run_hash, len(self.run.shards), self.methods)
+
+    def dropped(self) -> frozenset[str]:
+        stores = (self.objects, *(part.objects for part in self.parts))
+        return frozenset(name for objects in stores for name in read_dropped(objects)) - set(self.methods)
 
     def read(self, array: str, rows: int | slice | NDArray[np.int64], target: str) -> NDArray[Any]:
         """Return rows of an array for one target kind, as they are stored; they are not compared with a commit.

@@ -14,7 +14,7 @@ from pipeline.store.class_names import check_class_names
 from pipeline.store.derived import content_hash
 from pipeline.store.frame import Frame
 from pipeline.store.joined_shard_maps import JoinedShardMaps, without_some
-from pipeline.store.map_reader import MapReader
+from pipeline.store.map_reader import Location, MapReader
 from pipeline.store.match_images import NO_ROW, ImageMatch, Rows, match_images
 from pipeline.store.matched_rows import MatchedRows, columns_of_target
 from schemas.base import sha256
@@ -106,6 +106,9 @@ class JoinedMethods(MapReader):
     def commit_of(self, array: str, commit: CommitRecord) -> CommitRecord:
         raise UsageError(f"{self.url}: shards of several networks have no commit in common; name one atlas")
 
+    def locate(self, shard: str) -> Location:
+        raise UsageError(f"{self.url}: maps of several networks are not of one place; name one atlas")
+
     def parts_of(self, shard: str, methods: Sequence[str]) -> dict[str, str]:
         of_network: dict[str, list[str]] = defaultdict(list)
         for method in methods:
@@ -124,6 +127,11 @@ class JoinedMethods(MapReader):
         """Return the shards of a network that have images of a shard of the first."""
         run, rows = self._networks[name].run, self._rows[name][shard]
         return [run.shards[index].name for index in np.unique(rows[rows != NO_ROW] // run.slot)]
+
+    def dropped(self) -> frozenset[str]:
+        return frozenset(
+            f"{name}{SEPARATOR}{method}" for name, reader in self._networks.items() for method in reader.dropped()
+        )
 
     def shard(self, shard: str) -> JoinedShardMaps:
         others = {name: (self._networks[name], rows[shard]) for name, rows in self._rows.items()}

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.store.atlas_reader import AtlasReader
-from pipeline.store.map_reader import MapReader
+from pipeline.store.map_reader import Location, MapReader
 from pipeline.store.shard_maps import ShardMaps
 from schemas.commits import CommitRecord
 from schemas.errors import UsageError
@@ -104,6 +104,12 @@ class JoinedShards(MapReader):
 
     def has_parts(self, shard: str, parts: Mapping[str, str]) -> bool:
         return self._owners[shard].has_parts(shard, parts)
+
+    def locate(self, shard: str) -> Location:
+        return self._owners[shard].locate(shard)
+
+    def dropped(self) -> frozenset[str]:
+        return frozenset(name for atlas in self._atlases for name in atlas.dropped())
 
     def shard(self, shard: str) -> ShardMaps:
         if shard not in self._owners:

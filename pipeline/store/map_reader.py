@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,22 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
+
+
+class Location(NamedTuple):
+    """Where the maps of a shard were computed: an atlas, as it was when it was opened.
+
+    Attributes:
+        url: of the atlas.
+        run_hash: of its run.
+        shards: number of its shards.
+        methods: names of its methods.
+    """
+
+    url: str
+    run_hash: str
+    shards: int
+    methods: tuple[str, ...]
 
 
 class MapReader(ABC):
@@ -94,6 +110,18 @@ class MapReader(ABC):
     @abstractmethod
     def has_parts(self, shard: str, parts: Mapping[str, str]) -> bool:
         """Return whether one shard has the same maps elsewhere, as ``parts_of`` returned them."""
+
+    @abstractmethod
+    def locate(self, shard: str) -> Location:
+        """Return where the maps of a shard were computed.
+
+        Raises:
+            UsageError: by several networks.
+        """
+
+    @abstractmethod
+    def dropped(self) -> frozenset[str]:
+        """Return the methods that there were once, and are no more."""
 
     @abstractmethod
     def shard(self, shard: str) -> ShardMaps:

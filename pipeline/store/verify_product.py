@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from pipeline.store.atlas import Atlas
 from pipeline.store.derived import content_hash
 from pipeline.store.drop import methods_of_product
+from pipeline.store.map_reader import MapReader
 from pipeline.store.object_store import ObjectStore
-from pipeline.store.run_file import read_dropped
 from pipeline.utils.atomic_write import is_temp_file
 from pipeline.utils.concurrency import concurrent_map
 from schemas.commits import DerivedCommit, ObjectRecord, ProductRecord
@@ -36,13 +35,16 @@ class ProductResult:
 
 
 def verify_product(
-    objects: ObjectStore, atlas: Atlas | None = None, progress: Callable[[int, int], None] = lambda done, total: None
+    objects: ObjectStore,
+    atlas: MapReader | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ProductResult:
     """Compare everything in the folder of a product with its records, and list what belongs to none.
 
     Args:
         objects: the folder.
-        atlas: what the product was made from, to find out whether its maps have changed since; None: not known.
+        atlas: what the product was made from, one or several that are joined, to find out whether its maps have changed
+            since; None: not known.
         progress: called with the number of verified records and of all records.
     """
     result, expected = ProductResult(), {PRODUCT, LEASE}
@@ -77,10 +79,10 @@ def verify_product(
     return result
 
 
-def _dropped_methods(objects: ObjectStore, atlas: Atlas) -> set[str]:
+def _dropped_methods(objects: ObjectStore, atlas: MapReader) -> frozenset[str]:
     """Return the methods that a product was made from and that the atlas has no more."""
-    dropped = {name for each in (atlas, *atlas.parts) for name in read_dropped(each.objects)} - set(atlas.methods)
-    return dropped & methods_of_product(objects) if dropped else set()
+    dropped = atlas.dropped()
+    return dropped & methods_of_product(objects) if dropped else frozenset()
 
 
 def _is_commit(path: str) -> bool:
@@ -94,7 +96,7 @@ def _difference(objects: ObjectStore, record: ObjectRecord) -> str | None:
         return f"{error}"
 
 
-def _verify_commit(objects: ObjectStore, atlas: Atlas | None, name: str) -> tuple[set[str], list[str]]:
+def _verify_commit(objects: ObjectStore, atlas: MapReader | None, name: str) -> tuple[set[str], list[str]]:
     """Return the objects that a commit names, and the faults of the commit and of these objects."""
     folder = name.rpartition("/")[0].removesuffix(COMMITS)
     try:
@@ -110,10 +112,12 @@ def _verify_commit(objects: ObjectStore, atlas: Atlas | None, name: str) -> tupl
     return {record.path for record in records}, [*faults, *source]
 
 
-def _source_faults(atlas: Atlas, commit: DerivedCommit, name: str) -> Iterator[str]:
+def _source_faults(atlas: MapReader, commit: DerivedCommit, name: str) -> Iterator[str]:
     if commit.shard not in atlas.committed:
         yield f"{name}: was made from maps that the atlas does not have"
+    elif commit.atlas != atlas.atlas_of(commit.shard):
+        yield f"{name}: was made from maps of another atlas"
     elif content_hash(atlas.record(commit.shard)) != commit.parent:
         yield f"{name}: was made from other maps than the atlas has now"
     elif not atlas.has_parts(commit.shard, commit.parts):
-        yield f"{name}: was made from maps of a part that the atlas does not have, or has others of now"
+        yield f"{name}: was made from maps of a part, or another atlas, that is not there, or has others now"

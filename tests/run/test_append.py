@@ -278,12 +278,11 @@ def test_a_process_that_reads_sees_shards_that_are_appended(made: World, finishe
     """Even one that keeps an atlas or a network open for further shards."""
     before = Atlas.open(str(finished))
     pickle.loads(pickle.dumps(before))
-    key = before.objects.url, "cpu", before.run.run_hash
-    cached_worker(*key, len(before.run.shards), before.methods)
+    cached_worker(before.locate("part-0"), "cpu")
     append(str(finished), made.later, INLINE)
     atlas = Atlas.open(str(finished))
     assert len(pickle.loads(pickle.dumps(atlas)).shard("part-3").samples) == 3
-    assert len(cached_worker(*key, len(atlas.run.shards), atlas.methods).run.shards) == 4
+    assert len(cached_worker(atlas.locate("part-0"), "cpu").run.shards) == 4
     assert before.shard_names == ("part-0", "part-1")
     assert len(before.shard("part-1").samples) == 3
 

@@ -399,3 +399,23 @@ def test_the_command_takes_networks(world: World, vitatlas, tmp_path: Path) -> N
     code, _, error = vitatlas("label", both[0], "--policy", file, "--subset", "--out", tmp_path / "x")
     assert (code, "--subset leaves out images that not all atlases have" in error) == (2, True)
     assert "with the methods first:legrad, other:attention, other:rollout" in vitatlas("status", *both)[1]
+
+
+def test_products_are_compared_with_all_networks(world: World, vitatlas, tmp_path: Path) -> None:
+    shutil.copytree(world.folder / "other", tmp_path / "other")
+    both, labels = [f"vit={world.path('first')}", f"dino={tmp_path / 'other'}"], str(tmp_path / "labels")
+    label(Atlas.open(both), policy("vit:legrad", "dino:rollout"), ["png"], labels)
+    assert vitatlas("verify", *both, labels, "--recompute", 0)[0] == 0
+    for others in (both[:1], [world.path("first"), both[1]], [both[0], f"dino={world.path('alike')}"]):
+        code, out, _ = vitatlas("verify", *others, labels, "--recompute", 0)
+        assert (code, "was made from other atlases than" in out) == (1, True), others
+    other = Atlas.open(str(tmp_path / "other"))
+    record = other.record("reversed-2")  # with images of the first shard
+    changed = record.model_copy(update={"objects": (*record.objects, record.objects[0])})
+    (tmp_path / "other/commits/reversed-2.json").write_bytes(changed.to_bytes())
+    code, out, _ = vitatlas("verify", *both, labels, "--recompute", 0)
+    assert code == 1
+    assert "commits/shards-0.json: was made from maps of a part, or another atlas, that is not there" in out
+    assert "commits/shards-1.json" not in out
+    vitatlas("drop", tmp_path / "other", "--methods", "rollout")
+    assert "was made from maps of dino:rollout, which were dropped" in vitatlas("verify", *both, labels)[1]

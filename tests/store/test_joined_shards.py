@@ -266,3 +266,24 @@ def test_commands_take_several(world: World, vitatlas, tmp_path: Path) -> None:
     assert "together 4 of 4 shards, 19 images" in vitatlas("status", *both)[1]
     together = json.loads(vitatlas("status", *both, "--json")[1])["together"]
     assert together["images"] == {"planned": 19}
+
+
+def test_products_are_compared_with_the_atlases_that_are_named(world: World, vitatlas, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        shutil.copytree(world.folder / name, tmp_path / name)
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    labels = str(tmp_path / "labels")
+    label(Atlas.open([first, second]), POLICY, ["png"], labels)
+    code, out, error = vitatlas("verify", first, second, labels, "--recompute", 1)
+    assert (code, out.count("1 maps were recomputed") + out.count("6 maps were recomputed")) == (0, 2), error + out
+    found = json.loads(vitatlas("verify", first, second, labels, "--recompute", 0, "--json")[1])
+    assert [each["faults"] for each in (*found["atlases"], *found["products"])] == [[], [], []]
+    assert vitatlas("verify", labels)[0] == 0  # from its files alone
+    for others in ([second, first], [first], [second], [world.whole]):
+        code, out, _ = vitatlas("verify", *others, labels, "--recompute", 0)
+        assert (code, "was made from other atlases than" in out) == (1, others != [world.whole]), others
+    record = Atlas.open(second).record("part-2")
+    changed = record.model_copy(update={"objects": (*record.objects, record.objects[0])})
+    (tmp_path / "second/commits/part-2.json").write_bytes(changed.to_bytes())
+    code, out, _ = vitatlas("verify", first, second, labels, "--recompute", 0)
+    assert (code, "commits/part-2.json: was made from other maps than the atlas has now" in out) == (1, True)
