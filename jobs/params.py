@@ -132,7 +132,7 @@ artifact_option = path_option(
     "--artifact",
     multiple=True,
     metavar="FILE",
-    text="Output of vitatlas train, the weights of diffmask or pm; may be repeated.",
+    text="Output of vitatlas train, the weights of diffmask, pm or tscam; may be repeated.",
 )
 partial_option = click.option("--partial", is_flag=True, help="Use the finished shards of an unfinished atlas.")
 atlases_argument = click.argument("atlases", metavar="[NAME=]ATLAS…", type=PATH_OR_URL, nargs=-1, required=True)

@@ -22,7 +22,7 @@ from pipeline.utils.terminal import echo
 from schemas.artifacts import ArtifactRecord
 from schemas.errors import RunFailedError
 from schemas.run import MaskValues, ModelSpec, TruthOrientation
-from schemas.training import DiffMaskSettings, MaskSpec, PatchMaskSettings, TrainSpec
+from schemas.training import DiffMaskSettings, MaskSpec, PatchMaskSettings, TrainSpec, TSCAMSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,6 +37,8 @@ def train_command() -> None:
           --model vit_base_patch16_224.augreg2_in21k_ft_in1k --pretrained --out gates.safetensors
       vitatlas train pm 'train-{0000..1279}.tar' --held-out train-1280.tar --masks train-semi-segmentation/ \\
           --model deit3_base_patch16_224.fb_in1k --pretrained --workers 8 --out pm.safetensors
+      vitatlas train tscam 'train-{0000..1279}.tar' --held-out train-1280.tar \\
+          --model deit_small_patch16_224.fb_in1k --pretrained --workers 8 --out tscam.safetensors
     """
 
 
@@ -69,7 +71,9 @@ training_options = options(
 """The flags of every training: shards, network, output, length."""
 
 
-def setting_option(settings: type[DiffMaskSettings | PatchMaskSettings], name: str, text: str) -> Callable[[F], F]:
+def setting_option(
+    settings: type[DiffMaskSettings | PatchMaskSettings | TSCAMSettings], name: str, text: str
+) -> Callable[[F], F]:
     """Return the flag of a hyper-parameter, with its default.
 
     Args:
@@ -114,6 +118,14 @@ _PM = {
     "patch_loss_weight": "Weight of the patch loss beside the cross-entropy.",
     "negative_loss_weight": "Weight of absent classes within the patch loss.",
     "num_negatives": "Number of absent classes in a step.",
+    "min_crop_area": "Smallest area of a training crop, as a fraction of the image.",
+}
+
+_TSCAM = {
+    "backbone": "Train the whole network, as in the paper, or only the convolution.",
+    "learning_rate": "Learning rate of all trained weights; a convolution alone takes more, such as 1e-3.",
+    "weight_decay": "Weight decay of matrices.",
+    "warmup_steps": "Steps of linear warm-up.",
     "min_crop_area": "Smallest area of a training crop, as a fraction of the image.",
 }
 
@@ -194,6 +206,30 @@ def pm(
         for name, text in {"accuracy": "accuracy", "ece": "calibration error", "brier": "Brier score"}.items():
             if name in reached:
                 echo(f"held-out {text} {reached[name]:.4f}, before {reached[f'{name}_before']:.4f}")
+        echo(f"use      --artifact {spec.out}")
+    _warn(artifact, strict)
+
+
+@train_command.command("tscam")
+@training_options
+@options(*(setting_option(TSCAMSettings, name, text) for name, text in _TSCAM.items()))
+def tscam(address: str | None, strict: bool, json_: bool, **flags: Any) -> None:
+    """Train a convolution that gives a map for each class, and the network with it (TS-CAM).
+
+    Learns from labels only. The network must classify by its class token. The artifact holds convolution and fine-tuned
+    network; other methods go on explaining the network that is given. Run the same command again to resume.
+
+    \b
+    Example:
+      vitatlas train tscam 'train-{0000..1279}.tar' --held-out train-1280.tar \\
+          --model deit_small_patch16_224.fb_in1k --pretrained --workers 8 --out tscam.safetensors
+    """
+    spec = _spec("tscam", _TSCAM, flags)
+    artifact = _train(spec, "loss {loss:.3f}  accuracy {accuracy:.2f}", address, json_)
+    if not json_:
+        reached = artifact.metrics
+        echo(f"weights  {spec.out}")
+        echo(f"held-out accuracy {reached['accuracy']:.4f}, of the network {reached['network_accuracy_before']:.4f}")
         echo(f"use      --artifact {spec.out}")
     _warn(artifact, strict)
 

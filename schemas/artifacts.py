@@ -37,7 +37,7 @@ class ArtifactRecord(Record):
     """
 
     format: Literal[1] = 1
-    method: Literal["diffmask", "pm"]
+    method: Literal["diffmask", "pm", "tscam"]
     provenance: str
     model: str
     weights: str

@@ -80,6 +80,30 @@ class PatchMaskSettings(Record):
     min_crop_area: Annotated[float, Field(gt=0, le=1)] = 0.35
 
 
+class TSCAMSettings(Record):
+    """Hyper-parameters of TS-CAM.
+
+    Learning rate and weight decay are those with which the public code trains on CUB, the crops those from 256 to 224
+    pixels.
+
+    Attributes:
+        method: learned method.
+        backbone: weights that are trained beside the convolution: all of the network (``fine-tuned``), as in the paper,
+            or none (``frozen``).
+        learning_rate: learning rate of all trained weights.
+        weight_decay: weight decay of the matrices.
+        warmup_steps: steps in which the learning rate rises, before it falls as a cosine.
+        min_crop_area: least area of a training crop, as a fraction of the image.
+    """
+
+    method: Literal["tscam"] = "tscam"
+    backbone: Literal["fine-tuned", "frozen"] = "fine-tuned"
+    learning_rate: Rate = 5e-5
+    weight_decay: Rate = 0.05
+    warmup_steps: Count = 40
+    min_crop_area: Annotated[float, Field(gt=0, le=1)] = 0.77
+
+
 class MaskSpec(Record):
     """Source of the masks of a patch-mask training: exactly one of truth and atlas.
 
@@ -130,7 +154,7 @@ class TrainSpec(Record):
     shards: Annotated[tuple[str, ...], Field(min_length=1)]
     held_out: Annotated[tuple[str, ...], Field(min_length=1)]
     out: str
-    settings: Annotated[DiffMaskSettings | PatchMaskSettings, Field(discriminator="method")]
+    settings: Annotated[DiffMaskSettings | PatchMaskSettings | TSCAMSettings, Field(discriminator="method")]
     masks: MaskSpec | None = None
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 32

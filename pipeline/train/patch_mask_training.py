@@ -21,7 +21,7 @@ from pipeline.train.distributed import all_reduce_mean, rank, wrap_ddp
 from pipeline.train.image_stream import TrainingBatch
 from pipeline.train.mask_sources import MaskSource
 from pipeline.train.masked_images import BOXED, MASKED, UNKNOWN, CropWindows, MaskedImagePool, MaskedImages
-from pipeline.train.trainer import clip_gradients
+from pipeline.train.trainer import clip_gradients, warmup_cosine
 from pipeline.utils.calibration import CalibrationError
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import Precision
@@ -128,8 +128,9 @@ class PatchMaskTraining:
         self._optimizer.zero_grad()
         loss.backward()
         clip_gradients(self.model.parameters(), self.step_count, max_norm=1.0)
+        factor = warmup_cosine(self.step_count, self.settings.warmup_steps, self.steps)
         for group in self._optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * group.get("lr_scale", 1.0) * self._schedule()
+            group["lr"] = self.settings.learning_rate * group.get("lr_scale", 1.0) * factor
         self._optimizer.step()
         self.step_count += 1
         return metrics
@@ -235,11 +236,6 @@ class PatchMaskTraining:
             for name, text in names.items()
             if (before := metrics.get(f"{name}_before")) is not None and metrics[name] > before
         ]
-
-    def _schedule(self) -> float:
-        """Return the factor of the learning rate: linear warm-up, then cosine decay."""
-        warmup = min(1.0, (self.step_count + 1) / max(1, self.settings.warmup_steps))
-        return warmup * 0.5 * (1 + math.cos(math.pi * self.step_count / self.steps))
 
 
 def patch_loss(

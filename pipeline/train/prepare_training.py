@@ -8,13 +8,14 @@ from typing import Any
 
 from pipeline.explain.load import absolute_model_spec, load_model
 from pipeline.explain.method import constant_probability_fault
+from pipeline.explain.semantic_maps import class_token_fault
 from pipeline.read import count_disjoint, resolve_pattern
 from pipeline.train.mask_sources import PseudoMaskSource, open_held_out_masks, open_mask_source
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.run import RunSpec
 from schemas.run_record import ShardRecord
-from schemas.training import MaskSpec, PatchMaskSettings, TrainSpec
+from schemas.training import MaskSpec, PatchMaskSettings, TrainSpec, TSCAMSettings
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def prepare_training(spec: TrainSpec) -> PreparedTraining:
     loaded = load_model(spec.model)
     if fault := constant_probability_fault(loaded.anatomy):
         raise UsageError(f"{spec.model.head}: gives nothing to learn: {fault}")
+    if isinstance(spec.settings, TSCAMSettings) and (fault := class_token_fault(loaded.anatomy)):
+        raise UsageError(f"{spec.model.name}: TS-CAM is not defined for it: {fault}")
     return PreparedTraining(spec, shards, held_out, masks, loaded.record.weights)
 
 

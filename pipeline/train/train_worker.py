@@ -16,9 +16,10 @@ from pipeline.train.masked_images import MaskedImagePool
 from pipeline.train.patch_mask_training import PatchMaskTraining
 from pipeline.train.prepare_training import PreparedTraining
 from pipeline.train.trainer import ProgressCallback, TrainableExplainer, run_training_loop
+from pipeline.train.tscam_training import TSCAMTraining
 from schemas.artifacts import ArtifactRecord
 from schemas.errors import UsageError
-from schemas.training import DiffMaskSettings, MaskSpec, TrainSpec
+from schemas.training import DiffMaskSettings, MaskSpec, TrainSpec, TSCAMSettings
 
 _SCALE = 1.5
 """Side of a training image relative to the model's input, so that crops are hardly upsampled."""
@@ -42,7 +43,7 @@ def train_worker(
     loaded, head = replace(loaded, model=loaded.model.to(device)), loaded.record.head
     frame = training_frame = PreprocessConfig.for_model(loaded.record, spec.geometry, spec.applied_exif)
     classes: int | None = loaded.record.classes
-    if not isinstance(spec.settings, DiffMaskSettings):
+    if not isinstance(spec.settings, DiffMaskSettings):  # crops are taken
         training_frame = replace(frame, width=round(_SCALE * frame.width), height=round(_SCALE * frame.height))
     elif spec.settings.objective != "class":
         classes = None
@@ -104,6 +105,9 @@ def _make_explainer(
         provenance = "Vision DiffMask (arXiv 2304.06391), with gradient ascent on the multipliers"
         supervision = "labels" if spec.settings.objective == "class" else "none"
         return DiffMaskTraining(loaded, spec.settings, spec.seed, spec.precision), provenance, supervision
+    if isinstance(spec.settings, TSCAMSettings):
+        provenance = f"TS-CAM (ICCV 2021), {spec.settings.backbone} backbone"
+        return TSCAMTraining(loaded, spec.settings, spec.steps, spec.seed, spec.precision), provenance, "labels"
     mask_spec = spec.masks or MaskSpec()
     source, pool = open_mask_source(mask_spec, spec.grouping, spec.applied_exif), None
     if source.count is None:

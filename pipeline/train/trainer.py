@@ -175,6 +175,18 @@ def clip_gradients(parameters: Iterable[nn.Parameter], step: int, max_norm: floa
         raise FloatingPointError(f"the gradients of step {step} are {float(norm)}")
 
 
+def warmup_cosine(step: int, warmup_steps: int, steps: int) -> float:
+    """Return the factor of the learning rate in a step: linear warm-up, then cosine decay.
+
+    Args:
+        step: number of steps before.
+        warmup_steps: steps of the warm-up.
+        steps: number of steps of the whole training.
+    """
+    warmup = min(1.0, (step + 1) / max(1, warmup_steps))
+    return warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
 def _evaluate(explainer: TrainableExplainer, held_out: ImageStream, decoders: DecoderPool, state: TrainState) -> None:
     metrics = broadcast_object(explainer.evaluate(held_out.iter_epoch(decoders)))
     if not metrics:

@@ -7,6 +7,7 @@ from support import FAMILIES, SHORT, images_for, small_vit
 from timm.models.vision_transformer import ParallelScalingBlock
 
 from pipeline.explain import LeGrad, ReciproCAM, UnsupportedModel, describe, explain, methods
+from pipeline.explain.attribution.learned import LearnedMethod
 from pipeline.explain.method_table import method_rows
 from schemas.errors import UsageError
 
@@ -101,7 +102,7 @@ def test_float32_stays_close_to_float64() -> None:
         assert (single[name].double() - maps).abs().max() <= 1e-4 * maps.abs().max(), name
 
 
-LEARNED = {"diffmask", "pm"}
+LEARNED = {name for name, method in methods.items() if issubclass(method, LearnedMethod)}
 """Need a file of their own; see their tests."""
 
 ROUGH = {"transformer_attribution"}

@@ -18,11 +18,12 @@ from written_out_rules import WrittenRules, relevance
 
 from pipeline.explain import LeGrad, UnsupportedMethod, UnsupportedModel, describe, explain, explainer, methods
 from pipeline.explain.artifacts import write_artifact
+from pipeline.explain.attribution.learned import LearnedMethod
 from pipeline.explain.load import weights_hash
 from schemas.artifacts import ArtifactRecord
 
 TARGETS = torch.tensor([[1, 4], [2, 2]])
-LEARNED = {"diffmask", "pm"}
+LEARNED = {name for name, method in methods.items() if issubclass(method, LearnedMethod)}
 EVERY = [SHORT.get(name, name) for name in methods if name not in LEARNED]
 
 

@@ -23,7 +23,7 @@ def completed(*words: str) -> list[str]:
 
 def test_commands_and_flags() -> None:
     assert completed("") == list(COMMANDS)
-    assert completed("train", "") == ["diffmask", "pm"]
+    assert completed("train", "") == ["diffmask", "pm", "tscam"]
     assert completed("status", "--w") == ["--watch"]
     assert completed("run", "--executor", "") == ["ray", "inline"]
 

@@ -103,6 +103,9 @@ class Cases:
         Image.fromarray(np.eye(33, 43, dtype=np.uint8)).save(self.folder / "masks" / "s0003.png")
         return [*self.train, "--masks", self.folder / "masks", "--out", self.folder / "pm.safetensors"]
 
+    def train_tscam(self) -> list[object]:
+        return [*self.train, "--out", self.folder / "tscam.safetensors"]
+
     def head_text(self) -> list[object]:
         pytest.importorskip("open_clip")
         open_clip_folder(self.folder / "clip")

@@ -111,6 +111,49 @@ def test_pm_maps_are_those_of_its_own_weights(
         DiffMask.load(out)
 
 
+@pytest.mark.parametrize("backbone", ["fine-tuned", "frozen"])
+def test_ts_cam_is_trained_and_a_run_takes_it_and_is_scored(
+    vitatlas, arguments: list[object], shards: str, checkpoint: ModelSpec, masks: Path, tmp_path: Path, backbone: str
+) -> None:
+    out, atlas = tmp_path / "tscam.safetensors", tmp_path / "atlas"
+    arguments[1] = "tscam"
+    code, printed, err = vitatlas(*arguments, "--backbone", backbone, "--learning-rate", "1e-3", "--out", out)
+    assert code == 0, err
+    record = read_artifact(str(out)).record
+    assert record is not None
+    assert (record.provenance, record.supervision) == (f"TS-CAM (ICCV 2021), {backbone} backbone", "labels")
+    reached = record.metrics
+    figures = f"{reached['accuracy']:.4f}, of the network {reached['network_accuracy_before']:.4f}"
+    assert f"held-out accuracy {figures}" in printed
+    model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]
+    use = ["--methods", "attention", "--artifact", out, "--executor", "inline"]
+    code, _, err = vitatlas("run", shards, "--out", atlas, *model, *use)
+    assert code == 0, err
+    opened = Atlas.open(str(atlas))
+    assert opened.methods == ("attention", "tscam")
+    assert opened.run.provenance["tscam"] == record.provenance
+    (shard, *_) = opened.commits
+    rank = opened.shard(shard).extra_output("tscam", "rank")
+    assert set(rank.tolist()) <= set(range(10))
+    code, printed, err = vitatlas("score", atlas, "--truth", masks, "--subset")
+    assert code == 0, err
+    assert "tscam" in printed
+
+
+def test_ts_cam_of_a_network_without_a_class_token_is_refused_before_any_work(
+    vitatlas, arguments: list[object], tmp_path: Path
+) -> None:
+    weights, out = tmp_path / "mean.safetensors", tmp_path / "tscam.safetensors"
+    save_file(timm.create_model("test_vit", num_classes=10, global_pool="avg").state_dict(), weights)
+    arguments[1] = "tscam"
+    arguments[arguments.index("--checkpoint") + 1] = weights
+    code, _, err = vitatlas(*arguments, "--global-pool", "avg", "--out", out)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "TS-CAM is not defined for it" in err
+    assert "take a model that classifies by its class token" in err
+    assert not out.exists()
+
+
 def test_a_network_learns_from_pseudo_masks_of_an_atlas(
     vitatlas, arguments: list[object], shards: str, checkpoint: ModelSpec, tmp_path: Path
 ) -> None:

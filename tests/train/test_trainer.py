@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import samples, soak_after, write_tar
 
-from pipeline.explain import DiffMask, PatchMask, explain
+from pipeline.explain import TSCAM, DiffMask, PatchMask, explain
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.load import LoadedModel, load_model
 from pipeline.read import DecoderPool, PreprocessConfig, count_samples, expand_shards
@@ -17,13 +17,14 @@ from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.image_stream import ImageStream
 from pipeline.train.patch_mask_training import PatchMaskTraining
 from pipeline.train.trainer import TrainableExplainer, run_training_loop
+from pipeline.train.tscam_training import TSCAMTraining
 from schemas.artifacts import ArtifactRecord
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import ModelSpec
-from schemas.training import DiffMaskSettings, PatchMaskSettings
+from schemas.training import DiffMaskSettings, PatchMaskSettings, TSCAMSettings
 
 STEPS = 7
-METHODS = {"diffmask": DiffMask, "pm": PatchMask}
+METHODS = {"diffmask": DiffMask, "pm": PatchMask, "tscam": TSCAM}
 
 
 @pytest.fixture
@@ -60,6 +61,8 @@ def learner(method: str, checkpoint: ModelSpec) -> TrainableExplainer:
     loaded = load_model(checkpoint)  # its own, as a later process has
     if method == "diffmask":
         return DiffMaskTraining(loaded, DiffMaskSettings(learning_rate=1e-3, warmup_steps=0))
+    if method == "tscam":
+        return TSCAMTraining(loaded, TSCAMSettings(learning_rate=1e-3), STEPS)
     frame = PreprocessConfig.for_model(loaded.record, "squash")
     return PatchMaskTraining(loaded, PatchMaskSettings(learning_rate=1e-3), STEPS, (frame, frame))
 
@@ -115,6 +118,7 @@ def whole(method: str, checkpoint: ModelSpec, shards: str, tmp_path_factory: pyt
 FIGURES = {
     "diffmask": ({"kl", "kept", "agreement", "kl_shuffled"}, {"kl", "kept", "alpha", "depth", "loss"}),
     "pm": ({"accuracy", "ce"}, {"loss", "ce", "patch", "accuracy"}),
+    "tscam": ({"accuracy", "ce", "network_accuracy"}, {"loss", "accuracy"}),
 }
 
 
@@ -128,7 +132,9 @@ def test_an_artefact_says_what_was_reached_and_explains(
     assert read_artifact(str(out)).record == reached
     images = torch.randn(2, 3, *loaded.anatomy.input_size)
     maps = explain(loaded.model, images, torch.zeros(2, 1, dtype=torch.int64), METHODS[method].load(out))[method]
-    assert ((maps > 0) & (maps < 1)).all()
+    assert maps.isfinite().all()
+    assert (maps.amax((2, 3)) > maps.amin((2, 3))).all()
+    assert method == "tscam" or ((maps > 0) & (maps < 1)).all()  # the others are probabilities
     curves = pq.read_table(f"{out}.curves.parquet")
     assert curves["step"].to_pylist() == list(range(1, STEPS + 1))
     assert columns < set(curves.column_names)

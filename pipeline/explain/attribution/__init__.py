@@ -18,6 +18,7 @@ from pipeline.explain.attribution.reciprocam import ReciproCAM as ReciproCAM
 from pipeline.explain.attribution.patch_mask import PatchMask as PatchMask
 from pipeline.explain.attribution.patch_mask_original_weights import PatchMaskZeroShot as PatchMaskZeroShot
 from pipeline.explain.attribution.patch_mask_original_weights import PatchMaskValue as PatchMaskValue
+from pipeline.explain.attribution.ts_cam import TSCAM as TSCAM
 from pipeline.explain.attribution.diffmask import DiffMask as DiffMask
 from pipeline.explain.attribution.grad_input import GradInput as GradInput
 from pipeline.explain.attribution.integrated_gradients import IntegratedGradients as IntegratedGradients
