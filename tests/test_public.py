@@ -11,8 +11,8 @@ from pipeline.explain import methods
 
 PUBLIC = {
     "pipeline.explain": """
-        Anatomy Flag Head MapBatch Method Registers UnsupportedMethod UnsupportedModel as_timm describe explain flags
-        methods overlay prepare
+        Anatomy Flag Head MapBatch Method Network Registers UnsupportedMethod UnsupportedModel as_timm describe explain
+        flags methods overlay prepare
     """
     + " ".join(method.__name__ for method in methods.values()),
     "pipeline.store": "Atlas AtlasShard Lease MapDataset MapReader ObjectStore ShardMaps ShardWriter",

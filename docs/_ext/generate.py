@@ -212,15 +212,14 @@ def layouts() -> Iterator[str]:
 def methods() -> Iterator[str]:
     """Write every method with its definition, options, cost and the networks that it is not defined for."""
     from pipeline.explain import methods as registry
+    from pipeline.explain.method import NEEDS
 
     anatomies = _anatomies()
     for name, method in registry.items():
         docstring = parse_docstring(method)
         yield f"## {name}\n\n{docstring.text}\n"
         yield from _options(method, docstring)
-        reasons = {
-            network: reason for network, anatomy in anatomies.items() if (reason := method().unsupported(anatomy))
-        }
+        reasons = {network: reason for network, anatomy in anatomies.items() if (reason := method().refusal(anatomy))}
         refused = "; ".join(f"{network}: {reason}" for network, reason in reasons.items())
         if len(reasons) == len(anatomies) and len(set(reasons.values())) == 1:
             refused = next(iter(reasons.values()))
@@ -228,6 +227,7 @@ def methods() -> Iterator[str]:
             ("property", "value"),
             ("map of", "the class" if method.class_specific else "the image, the same for every class"),
             ("cost in forwards", method.cost),
+            ("needs of a network", NEEDS[method().requires]),
             ("in a run that names no methods", "yes" if method.default else "no"),
             ("refused", refused or "never"),
             ("source", method.paper),
@@ -260,7 +260,10 @@ def _anatomies() -> dict[str, Any]:
 
     anatomy = describe_model(create_model("test_vit", num_classes=10))
     readouts = {"class token": "token", "mean read-out": "mean", "attention pooler": "pool"}
-    return {name: replace(anatomy, readout=readout) for name, readout in readouts.items()}
+    return {
+        name: replace(anatomy, readout=readout, has_linear_readout=readout == "mean")
+        for name, readout in readouts.items()
+    }
 
 
 def api(*paths: str) -> Iterator[str]:

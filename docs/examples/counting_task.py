@@ -221,7 +221,7 @@ def score_methods(loaded: LoadedModel, learned: tuple[Method, ...], count: int =
     images = sample_cell_images(count, 3)
     learned_names = {method.base_name for method in learned}
     methods = [method() for name, method in registry.items() if name not in learned_names]
-    supported = [method for method in methods if not method.unsupported(loaded.anatomy)]
+    supported = [method for method in methods if not method.refusal(loaded.anatomy)]
     class_ids = torch.from_numpy(images.labels)[:, None]
     maps = explain(loaded.model, normalize_cells(images), class_ids, [*supported, *learned])
     return {name: score_maps(values[:, 0], images.red) for name, values in maps.items()}

@@ -40,7 +40,7 @@ def render_gallery(numbers: Sequence[int] = SCENES) -> dict[str, list[Image.Imag
     loaded = load_model(ModelSpec(name=f"local-dir:{MODEL}", pretrained=True))
     scenes: list[Scene] = [make_scene(DEMO, 0, number) for number in numbers]
     images = [Image.fromarray(scene.image) for scene in scenes]
-    supported = [method for method in map(_make_method, methods.values()) if not method.unsupported(loaded.anatomy)]
+    supported = [method for method in map(_make_method, methods.values()) if not method.refusal(loaded.anatomy)]
     class_ids = torch.tensor([[scene.label] for scene in scenes])
     inputs = prepare(loaded.model, images)
     gallery = {_IMAGE: images}

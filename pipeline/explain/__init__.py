@@ -1,4 +1,4 @@
-"""Attribution maps of vision transformers. A library of its own: needs torch, timm, scipy and Pillow."""
+"""Attribution maps of vision networks. A library of its own: needs torch, timm, scipy and Pillow."""
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attribution import *  # noqa: F403 – every registered method
@@ -6,6 +6,7 @@ from pipeline.explain.explainer import MapBatch, explain, flags
 from pipeline.explain.foreign_models import as_timm, describe
 from pipeline.explain.head import Head
 from pipeline.explain.method import Method
+from pipeline.explain.network import Network
 from pipeline.explain.preprocess import overlay, prepare
 from pipeline.explain.registers import Registers
 from pipeline.explain.registry import methods
@@ -18,6 +19,7 @@ __all__ = [
     "Head",
     "MapBatch",
     "Method",
+    "Network",
     "Registers",
     "UnsupportedMethod",
     "UnsupportedModel",

@@ -1,13 +1,13 @@
-"""Description of a vision transformer, as far as attribution methods depend on it."""
+"""Description of a plain vision transformer, as far as attribution methods depend on it."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
 
-from pipeline.explain.embedding_towers import is_projection
+from pipeline.explain.classifier_faults import NO_CLASSIFIER, classes_fault
 from pipeline.explain.head import head_activation
-from pipeline.explain.head_modules import LinearHead, TokenAndMean, ZeroShotHead
+from pipeline.explain.head_modules import TokenAndMean, ZeroShotHead
 from pipeline.explain.module_classes import (
     ACTIVATIONS,
     ATTENTIONS,
@@ -19,29 +19,31 @@ from pipeline.explain.module_classes import (
     base_class,
     class_names,
     find_fault,
-    find_wrapper_fault,
     known_parts,
 )
+from pipeline.explain.network import LAST, FeatureLayer, Network, Requirement
 from pipeline.explain.register_modules import RegisterBlocks
 from schemas.errors import UnsupportedModel
-from schemas.head import Activation
 
 Readout = Literal["token", "mean", "pool", "token+mean"]
 Positions = Literal["absolute", "rotary", "relative"]
 
-_HEAD_HINT = "give it a head file by --head FILE (in Python, Head.load(FILE).attach(model))"
+
+class NoGlobalAttention(UnsupportedModel):
+    """A network that is no plain vision transformer, with the ``reason``."""
+
+    def __init__(self, model: nn.Module, reason: str) -> None:
+        super().__init__(f"{type(model).__name__} is no plain vision transformer: {reason}")
+        self.reason = reason
 
 
-@dataclass(frozen=True)
-class Anatomy:
-    """Structure of a vision transformer, in the terms in which attribution methods are defined.
+@dataclass(frozen=True, kw_only=True)
+class Anatomy(Network):
+    """Structure of a plain vision transformer: global attention in every block.
 
     Attributes:
-        family: name of the model's class.
-        grid: rows and columns of the patch grid.
         patch: height and width of a patch, in pixels. Grid times patch may be smaller than the images: timm
             ignores the rest at the right and lower edge.
-        prefix_tokens: number of tokens before the patches: class token, distillation token, registers.
         registers: number of test-time registers, tokens behind the patches in the blocks only; see ``Registers``.
         readout: input of the classifier: ``token`` is the class token, ``mean`` the mean of the patch tokens,
             ``pool`` the output of an attention pooler with one latent query, ``token+mean`` class token and mean
@@ -50,8 +52,6 @@ class Anatomy:
         depth: number of blocks.
         heads: attention heads per block.
         width: token dimension.
-        classes: length of the logits.
-        input_size: height and width of the images, in pixels.
         embedding: class name of the patch embedding.
         attention: class name of the attention, preceded by ``gated`` if an output is gated.
         has_plain_attention_output: whether the output of every attention goes to its projection as it is, without a
@@ -59,42 +59,30 @@ class Anatomy:
         norm: class name of the norms; of several, like those below, the names joined by a comma.
         mlp: class name of the MLPs.
         activation: class name of the activation functions.
-        classifier: class name of the head.
-        class_activation: turns logits into probabilities: ``softmax``, or ``sigmoid`` by a head file.
-        head: digest of its head file; None for a classifier of its own.
-        empty_prompts: number of embeddings of prompts that name nothing, in a zero-shot head; otherwise 0.
         positions: position encoding: ``absolute`` is added to the tokens, ``rotary`` rotates queries and keys,
             ``relative`` is added to the attention scores.
     """
 
-    family: str
-    grid: tuple[int, int]
     patch: tuple[int, int]
-    prefix_tokens: int
     registers: int
     readout: Readout
     read_tokens: int
     depth: int
     heads: int
     width: int
-    classes: int
-    input_size: tuple[int, int]
     embedding: str
     attention: str
     has_plain_attention_output: bool
     norm: str
     mlp: str
     activation: str
-    classifier: str
-    class_activation: Activation
-    head: str | None
-    empty_prompts: int
     positions: Positions
 
     @property
-    def patches(self) -> int:
-        """Number of patch tokens."""
-        return self.grid[0] * self.grid[1]
+    def cell_edges(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Pixel rows and columns between which the patches lie, h + 1 and w + 1."""
+        (rows, columns), (height, width) = self.grid, self.patch
+        return tuple(range(0, rows * height + 1, height)), tuple(range(0, columns * width + 1, width))
 
     @property
     def patch_tokens(self) -> slice:
@@ -112,16 +100,17 @@ class Anatomy:
         return self.prefix_tokens + self.patches + self.registers
 
     @property
-    def has_constant_probability(self) -> bool:
-        """Whether every probability is 1: the softmax of one class."""
-        return self.classes == 1 and self.class_activation == "softmax"
+    def cell_size(self) -> tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        return self.patch
 
 
-def describe(model: nn.Module) -> Anatomy:
-    """Describe a timm vision transformer.
+def describe_transformer(model: nn.Module) -> Anatomy:
+    """Describe a plain vision transformer of timm.
 
     Raises:
-        UnsupportedModel: the methods are not defined for it; the message gives the reason.
+        NoGlobalAttention: it is none.
+        UnsupportedModel: it is one, but a part of it was changed, or it has no classes.
     """
     family = type(model).__name__
     parts: Any = model
@@ -129,49 +118,46 @@ def describe(model: nn.Module) -> Anatomy:
     def refuse(reason: str) -> UnsupportedModel:
         return UnsupportedModel(f"{family} cannot be explained: {reason}")
 
-    if reason := _unsupported_network(model):
-        raise refuse(reason)
+    if reason := _other_network(model):
+        raise NoGlobalAttention(model, reason)
     blocks = list(parts.blocks)
     if not blocks:
         raise refuse("it has no blocks")
     for index, block in enumerate(blocks):
         if reason := _unsupported_block(block):
-            raise refuse(f"block {index} ({type(block).__name__}) {reason}")
+            message = f"block {index} ({type(block).__name__}) {reason}"
+            raise NoGlobalAttention(model, message) if _is_of_timm(block) else refuse(message)
     head = getattr(parts, "head", None)
     if head is None or isinstance(head, nn.Identity):
-        raise refuse(f"it has no classifier; {_HEAD_HINT}, a number of classes, or a checkpoint that has one")
+        raise refuse(NO_CLASSIFIER)
     known = known_parts(model)
     if reason := find_fault(model, known):
         raise refuse(reason)
     classes = _count_classes(known, refuse)
-    has_head_file = isinstance(head, LinearHead | ZeroShotHead)
-    if classes == 1 and not has_head_file:
-        raise refuse(
-            "it has one logit, and the softmax of one is always 1; give its classifier a row of zeros in front, "
-            "for class 0, whose softmax is the sigmoid of this logit"
-        )
-    if not has_head_file and is_projection(parts, classes):
-        raise refuse(
-            f"its last layer projects into an embedding space of {classes} channels, which are no classes; "
-            f"{_HEAD_HINT}, a number of classes, or a fine-tuned checkpoint; if these are classes, name them in "
-            "label_names of its pretrained_cfg"
-        )
+    if reason := classes_fault(parts, classes):
+        raise refuse(reason)
     if reason := _unsupported_patches(parts.patch_embed):
         raise refuse(reason)
     channels = getattr(getattr(parts.patch_embed, "proj", None), "in_channels", 3)
     if channels != 3 and not hasattr(parts.patch_embed, "backbone"):
         raise refuse(f"it takes {channels} channels; only RGB is supported")
-    readout, read_tokens = _readout(parts, refuse)
+    readout, read_tokens = _readout(parts)
     grid = tuple(int(side) for side in parts.patch_embed.grid_size)
     size = tuple(int(side) for side in parts.patch_embed.img_size)
     patch = tuple(int(side) for side in parts.patch_embed.patch_size)
     if hasattr(parts.patch_embed, "backbone"):  # the backbone makes the patches
         patch = tuple(side // count for side, count in zip(size, grid, strict=True))
+    is_gated = any(getattr(block.attn, "gate", None) is not None for block in blocks)
+    last = f"blocks.{len(blocks) - 1}.norm1"
+    prefix_tokens = int(parts.num_prefix_tokens)
     return Anatomy(
         family=family,
         grid=(grid[0], grid[1]),
+        missing={Requirement.LAYERS: "there is no rule for the gate of an attention"} if is_gated else {},
+        features=(FeatureLayer(LAST, last, "NLC", int(parts.embed_dim), (grid[0], grid[1]), prefix_tokens),),
+        has_linear_readout=readout == "mean" and isinstance(parts.fc_norm, nn.Identity),
         patch=(patch[0], patch[1]),
-        prefix_tokens=int(parts.num_prefix_tokens),
+        prefix_tokens=prefix_tokens,
         registers=parts.blocks.registers if isinstance(parts.blocks, RegisterBlocks) else 0,
         readout=readout,
         read_tokens=read_tokens,
@@ -181,8 +167,7 @@ def describe(model: nn.Module) -> Anatomy:
         classes=classes,
         input_size=(size[0], size[1]),
         embedding=base_class(parts.patch_embed).__name__,
-        attention=("gated " if any(getattr(block.attn, "gate", None) is not None for block in blocks) else "")
-        + class_names(known, ATTENTIONS),
+        attention="gated " * is_gated + class_names(known, ATTENTIONS),
         has_plain_attention_output=all(_has_plain_output(block.attn) for block in blocks),
         norm=class_names(known, NORMS),
         mlp=class_names(known, MLPS),
@@ -201,24 +186,20 @@ def _has_plain_output(attention: nn.Module) -> bool:
     return getattr(attention, "gate", None) is None and not normed
 
 
-def _unsupported_network(model: Any) -> str | None:
+def _other_network(model: nn.Module) -> str | None:
     """Return the reason why this is not a network of a known class, or None."""
-    if not isinstance(model, nn.Module):
-        return "it is not a torch.nn.Module"
-    if reason := find_wrapper_fault(model):
-        return reason
     if base_class(model) in NETWORKS:
         return None
-    for path, module in model.named_modules():
-        if base_class(module) in NETWORKS:
-            return f"it wraps a {type(module).__name__}; give that, model.{path}"
-    if any(base.__module__.startswith("transformers.") for base in type(model).__mro__):
-        return "it is a model of transformers that is no plain vision transformer, or none that timm has"
-    for part in ("patch_embed", "blocks", "norm", "num_prefix_tokens", "forward_head"):
-        if not hasattr(model, part):
-            return f"it has no {part}, so it is not a plain vision transformer of global attention"
     known = ", ".join(network.__name__ for network in NETWORKS)
-    return f"it is none of timm's {known}; if it is one in other code, load its weights into timm's model"
+    return (
+        f"it is a {type(model).__name__}, and none of the networks in which every token attends to every token "
+        f"(timm's {known}); if it is one in other code, load its weights into timm's model"
+    )
+
+
+def _is_of_timm(module: nn.Module) -> bool:
+    """Return whether a module with all its parts is of timm's own classes."""
+    return all(base_class(part).__module__.startswith(("timm.", "torch.nn.")) for part in module.modules())
 
 
 def _unsupported_block(block: Any) -> str | None:
@@ -279,13 +260,13 @@ def _positions(parts: Any) -> Positions:
     return "relative" if biased else "absolute"
 
 
-def _readout(parts: Any, refuse: Any) -> tuple[Readout, int]:
+def _readout(parts: Any) -> tuple[Readout, int]:
     if getattr(parts, "attn_pool", None) is not None:
         pool = parts.attn_pool
         if type(pool).__name__ != "AttentionPoolLatent" or pool.latent_len != 1:
-            raise refuse("its attention pooler has not exactly one latent query")
+            raise NoGlobalAttention(parts, "its attention pooler has not exactly one latent query")
         if parts.num_prefix_tokens:
-            raise refuse("it has both prefix tokens and an attention pooler")
+            raise NoGlobalAttention(parts, "it has both prefix tokens and an attention pooler")
         return "pool", 0
     if isinstance(parts.fc_norm, TokenAndMean):
         return "token+mean", 0
@@ -295,5 +276,5 @@ def _readout(parts: Any, refuse: Any) -> tuple[Readout, int]:
     if pooling == "avg" and not getattr(parts, "pool_include_prefix", False):
         return "mean", 0
     if pooling == "avg":
-        raise refuse("it pools its prefix tokens along with the patches")
-    raise refuse(f"its read-out (global_pool={pooling!r}) is not token, avg or map")
+        raise NoGlobalAttention(parts, "it pools its prefix tokens along with the patches")
+    raise NoGlobalAttention(parts, f"its read-out (global_pool={pooling!r}) is not token, avg or map")

@@ -12,13 +12,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from pipeline.explain.anatomy import Anatomy, describe
+from pipeline.explain.description import describe
 from pipeline.explain.explainer import Explainer, check_supported
 from pipeline.explain.load import absolute_model_name, create_untrained
 from pipeline.explain.method import Method
 from pipeline.explain.model_state import preserve_model_state
+from pipeline.explain.network import Network
+from pipeline.explain.network_trace import autocast
 from pipeline.explain.registry import methods as registry
-from pipeline.explain.trace import autocast
 from pipeline.utils.timer import StageTimer
 from schemas.bench import BenchRecord, MethodCost
 from schemas.errors import UsageError
@@ -81,7 +82,7 @@ def benchmark(
             model=absolute_model_name(name),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             classes=anatomy.classes,
-            head=getattr(model.head, "digest", None),
+            head=anatomy.head,
             grid=anatomy.grid,
             input_size=anatomy.input_size,
             device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
@@ -139,7 +140,7 @@ class _Benchmark:
     """
 
     def __init__(
-        self, model: nn.Module, anatomy: Anatomy, batch_size: int, precision: Precision, device: torch.device
+        self, model: nn.Module, anatomy: Network, batch_size: int, precision: Precision, device: torch.device
     ) -> None:
         self.model, self.anatomy, self.precision, self.device = model, anatomy, precision, device
         random = torch.Generator().manual_seed(0)

@@ -21,7 +21,8 @@ class Capture(Flag):
     GRAPH = 4
     """a graph to the logits, from the first block that any method needs; ``mean_block_output`` needs it too"""
     LAST_GRADIENTS = 8 | GRAPH
-    """gradient of the target with respect to attention output and ``norm1`` output of the last block"""
+    """gradient of the target with respect to attention output and ``norm1`` output of the last block; in networks that
+    are no plain vision transformers, to the features of the layers that the methods name"""
     ATTENTION_GRADIENTS = 16 | LAST_GRADIENTS | ATTENTION
     """gradient with respect to the attention output of every block"""
     IMAGE_GRADIENTS = 32 | GRAPH
@@ -88,6 +89,7 @@ class Gradients:
         embedding: ∂s/∂(output of the patch embedding).
         biases: Σ over biases of bias · ∂s/∂output, [B, n], see ``RuleMode.bias_sums``.
         block_inputs: ∂s/∂(input of each block), [B, n, D]; empty where they were not captured.
+        features: ∂s/∂(features) as the network has them, by the name of their layer.
     """
 
     attention: list[Tensor | None]
@@ -97,6 +99,7 @@ class Gradients:
     embedding: Tensor | None = None
     biases: Tensor | None = None
     block_inputs: list[Tensor] = field(default_factory=list)
+    features: dict[str, Tensor] = field(default_factory=dict)
 
     def of_block(self, block: int) -> Tensor:
         """Return ∂s/∂(attention output) of a block."""

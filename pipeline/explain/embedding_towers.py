@@ -19,10 +19,10 @@ def is_projection(model: Any, width: int) -> bool:
     its classes is a classifier.
 
     Args:
-        model: timm vision transformer.
+        model: a network of timm.
         width: length of the output of its last layer.
     """
-    stated: bool | None = getattr(model.head, "projects", None)
+    stated: bool | None = getattr(getattr(model, "head", None), "projects", None)
     if stated is not None:
         return stated
     config = getattr(model, "pretrained_cfg", None) or {}

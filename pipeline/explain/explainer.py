@@ -10,13 +10,16 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from pipeline.explain.anatomy import Anatomy, describe
+from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.capture import BackwardPass, Capture
+from pipeline.explain.description import describe
 from pipeline.explain.foreign_models import as_timm
 from pipeline.explain.method import Method
 from pipeline.explain.model_state import preserve_model_state
+from pipeline.explain.network import Network
+from pipeline.explain.network_trace import NetworkTrace, record_network
 from pipeline.explain.registry import methods as registry
-from pipeline.explain.trace import Trace, record_forward
+from pipeline.explain.trace import record_forward
 from pipeline.explain.weights_hash import weights_hash
 from schemas.errors import RunFailedError, UnsupportedMethod, UsageError
 from schemas.layout import Flag
@@ -90,8 +93,8 @@ def explain(
     """Compute attribution maps of a batch by several methods, from one shared forward.
 
     Args:
-        model: a timm vision transformer, or one of another library that ``as_timm`` takes. It is left as it was: mode,
-            ``requires_grad``, hooks, weights.
+        model: a network that ``describe`` takes: a vision transformer of timm or of another library (``as_timm``), or
+            any other that returns logits of images. It is left as it was: mode, ``requires_grad``, hooks, weights.
         images: [B, 3, H, W], preprocessed, of the model's dtype and device.
         targets: int64 [B, K], the classes to explain, or one class for every image. A class that occurs twice in a
             row is computed once.
@@ -104,8 +107,9 @@ def explain(
             autocast, while the methods' own computations stay in float32.
 
     Returns:
-        ``{name: float32 [B, K, h, w]}`` on the patch grid, raw values; float64 if the model is. Maps that do
-        not depend on the class are repeated over K. See ``MapBatch`` for logits and extra outputs.
+        ``{name: float32 [B, K, h, w]}`` on the patch grid, or that of the method's layer, raw values; float64 if
+        the model is. Maps that do not depend on the class are repeated over K. See ``MapBatch`` for logits
+        and extra outputs.
 
     Raises:
         UnsupportedModel: see ``describe``; or a module of the model has hooks of other code.
@@ -114,7 +118,7 @@ def explain(
         RunFailedError: not even one image fits into memory.
     """
     model = as_timm(model, images if isinstance(images, Tensor) else None)
-    anatomy = describe(model)
+    anatomy = describe(model, _size(images))
     entries = [methods] if isinstance(methods, str | Method) else methods
     chosen = check_supported(registry.resolve(entries), anatomy, cache(partial(weights_hash, model)))
     class_ids = _to_class_ids(targets, images)
@@ -126,7 +130,7 @@ def explain(
 
 
 def check_supported(
-    methods: Iterable[Method], anatomy: Anatomy, weights: Callable[[], str] | None = None
+    methods: Iterable[Method], anatomy: Network, weights: Callable[[], str] | None = None
 ) -> tuple[Method, ...]:
     """Return the methods if all are defined for the model.
 
@@ -140,7 +144,7 @@ def check_supported(
     """
     chosen = tuple(methods)
     for method in chosen:
-        if reason := method.unsupported(anatomy):
+        if reason := method.refusal(anatomy):
             raise UnsupportedMethod(f"{method.name} is not defined for {anatomy.family}: {reason}")
         trained_on = method.trained_on
         if weights and trained_on and trained_on != weights():
@@ -168,7 +172,7 @@ class Explainer:
     def __init__(
         self,
         model: nn.Module,
-        anatomy: Anatomy,
+        anatomy: Network,
         methods: tuple[Method, ...],
         seed: int,
         precision: Precision = "full",
@@ -181,17 +185,12 @@ class Explainer:
             needed = method.needs(anatomy) | method.backward_pass.capture
             self.passes[method.backward_pass] = needed | self.passes.get(method.backward_pass, Capture.LAST_BLOCK)
         self.capture = reduce(or_, self.passes.values(), Capture.LAST_BLOCK)
-        self.first_blocks = {
-            what: min(
-                (
-                    method.first_block(anatomy)
-                    for method in methods
-                    if what in method.needs(anatomy) | method.backward_pass.capture
-                ),
-                default=0,
-            )
-            for what in (Capture.ATTENTION, Capture.TOKENS, Capture.GRAPH)
-        }
+        self.first_blocks: dict[Capture, int] = {}
+        for what in (Capture.ATTENTION, Capture.TOKENS, Capture.GRAPH) if isinstance(anatomy, Anatomy) else ():
+            asking = [method for method in methods if what in method.needs(anatomy) | method.backward_pass.capture]
+            self.first_blocks[what] = min((method.first_block(anatomy) for method in asking), default=0)
+        names = (method.layer_name for method in methods)
+        self.layers = tuple(dict.fromkeys(name for name in names if name is not None))
         self.max_batch_size = sys.maxsize
 
     def maps(self, images: Tensor, targets: ClassIdsFn, keys: Sequence[str]) -> MapBatch:
@@ -229,8 +228,10 @@ class Explainer:
         class_ids = targets(trace.logits).to(images.device).clone()  # a graph refuses tensors of inference mode
         count = class_ids.shape[1]
         if not count:
-            empty = images.new_empty(len(images), 0, *self.anatomy.grid)
-            return _to_map_batch({method.name: empty for method in self.methods}, self.methods, trace.logits)
+            empty = {
+                method.name: images.new_empty(len(images), 0, *method.grid(self.anatomy)) for method in self.methods
+            }
+            return _to_map_batch(empty, self.methods, trace.logits)
         per_target = tuple(method for method in self.methods if method.class_specific and not method.multi_target)
         all_targets = tuple(method for method in self.methods if method not in per_target)
         values = self._compute(trace, class_ids, all_targets)
@@ -241,20 +242,13 @@ class Explainer:
         repeated = {name: v if v.shape[1] == count else v.expand(-1, count, *v.shape[2:]) for name, v in values.items()}
         return _to_map_batch(repeated, self.methods, trace.logits)
 
-    def _record(self, images: Tensor, keys: Sequence[str]) -> Trace:
-        return record_forward(
-            self.model,
-            self.anatomy,
-            images,
-            self.capture,
-            tuple(keys),
-            self.seed,
-            self.precision,
-            self.passes,
-            self.first_blocks,
-        )
+    def _record(self, images: Tensor, keys: Sequence[str]) -> NetworkTrace:
+        of_run = self.capture, tuple(keys), self.seed, self.precision, self.passes
+        if isinstance(self.anatomy, Anatomy):
+            return record_forward(self.model, self.anatomy, images, *of_run, self.first_blocks)
+        return record_network(self.model, self.anatomy, images, *of_run, self.layers)
 
-    def _compute(self, trace: Trace, targets: Tensor, methods: tuple[Method, ...]) -> dict[str, Tensor]:
+    def _compute(self, trace: NetworkTrace, targets: Tensor, methods: tuple[Method, ...]) -> dict[str, Tensor]:
         """Compute the maps [B, K, h, w] of methods and their extra outputs [B, K]."""
         values = {}
         dtype = torch.float64 if trace.images.dtype == torch.float64 else torch.float32
@@ -267,7 +261,7 @@ class Explainer:
         return values
 
     def _explain_extra_target(
-        self, trace: Trace, targets: Tensor, columns: list[dict[str, Tensor]], methods: tuple[Method, ...]
+        self, trace: NetworkTrace, targets: Tensor, columns: list[dict[str, Tensor]], methods: tuple[Method, ...]
     ) -> dict[str, Tensor]:
         """Compute the maps of the last of several targets; reuse those of an earlier target of the same class.
 
@@ -330,9 +324,16 @@ def _to_class_ids(targets: Tensor | int, images: Tensor) -> Tensor:
     return targets
 
 
+def _size(images: Tensor) -> tuple[int, int] | None:
+    """Return height and width of images; None where they are no images."""
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        return None
+    return images.shape[2], images.shape[3]
+
+
 def _check_arguments(
     model: nn.Module,
-    anatomy: Anatomy,
+    anatomy: Network,
     images: Tensor,
     targets: Tensor,
     keys: Sequence[str] | None,

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.explain import anatomy
-from pipeline.explain.anatomy import Anatomy
+from pipeline.explain import description
 from pipeline.explain.checkpoint.derive import derive_config
 from pipeline.explain.checkpoint.fit import fit
 from pipeline.explain.checkpoint.recognize import recognize
 from pipeline.explain.checkpoint.transformers_config import Facts, TransformersConfig
 from pipeline.explain.model_state import preserve_model_state
+from pipeline.explain.network import Network
 from schemas.errors import UnsupportedModel, UsageError
 
 _LIBRARIES = ("transformers", "torchvision", "open_clip")
@@ -23,13 +23,21 @@ _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4}
 _HALF_TOLERANCE = 0.05
 
 
-def describe(model: nn.Module) -> Anatomy:
-    """Describe a vision transformer: of timm, or one that ``as_timm`` takes.
+def describe(model: nn.Module, size: tuple[int, int] | None = None) -> Network:
+    """Describe a network: what attribution methods need of it, and what of that it offers.
+
+    Args:
+        model: a vision transformer of timm or one that ``as_timm`` takes, or any network that returns logits [B, C] of
+            images [B, 3, H, W].
+        size: height and width of the images, for a network that takes several sizes; by default those that it states.
+
+    Returns:
+        An ``Anatomy`` for a plain vision transformer.
 
     Raises:
-        UnsupportedModel: the methods are not defined for it; the message gives the reason.
+        UnsupportedModel: no method is defined for it; the message gives the reason.
     """
-    return anatomy.describe(as_timm(model))
+    return description.describe(as_timm(model), size)
 
 
 def as_timm(model: nn.Module, images: Tensor | None = None) -> nn.Module:

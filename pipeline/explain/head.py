@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline.explain.head_modules import LinearHead, TokenAndMean, ZeroShotHead
+from pipeline.explain.module_classes import NETWORKS, base_class
 from pipeline.explain.weights_hash import hash_tensors
 from pipeline.utils.atomic_write import write_atomically
 from pipeline.utils.tensor_file import to_safetensors
@@ -187,7 +188,7 @@ class Head:
         def refuse(reason: str) -> UnsupportedModel:
             return UnsupportedModel(f"{self.source}: does not fit {family}: {reason}")
 
-        if not hasattr(parts, "embed_dim") or not hasattr(parts, "head"):
+        if base_class(model) not in NETWORKS or not hasattr(parts, "head"):
             raise refuse(
                 "it is not a plain vision transformer of timm; one of another library becomes it by as_timm(model)"
             )
@@ -256,7 +257,7 @@ def head_activation(model: nn.Module) -> Activation:
 
 def attached_head(model: nn.Module) -> AttachedHead | None:
     """Return the record of the head file of a network; None where it has its own classifier."""
-    head = model.head
+    head = getattr(model, "head", None)
     if not isinstance(head, LinearHead | ZeroShotHead):
         return None
     return AttachedHead(

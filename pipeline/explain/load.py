@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
-from pipeline.explain.anatomy import Anatomy, describe
+from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.checkpoint import (
     MERGE_ADAPTERS,
     ImageConfig,
@@ -23,11 +23,13 @@ from pipeline.explain.checkpoint import (
     require_whole_patches,
     resampled_by_timm,
 )
+from pipeline.explain.description import describe
 from pipeline.explain.head import Head, attached_head
 from pipeline.explain.hub import HUB, download, plain_name
+from pipeline.explain.network import Network, Requirement
 from pipeline.explain.registers import Registers, attached_registers
 from pipeline.explain.weights_hash import weights_hash
-from schemas.errors import UsageError
+from schemas.errors import UnsupportedModel, UsageError
 from schemas.model import ConversionRecord, ModelRecord
 from schemas.run import ModelSpec
 from schemas.text import suggest
@@ -40,8 +42,20 @@ class LoadedModel:
     """A model with its description. ``load_model`` returns it in evaluation mode, on the CPU, in float32."""
 
     model: nn.Module
-    anatomy: Anatomy
+    anatomy: Network
     record: ModelRecord
+
+    @property
+    def transformer(self) -> Anatomy:
+        """Its description, for what only plain vision transformers have.
+
+        Raises:
+            UnsupportedModel: it is none; the message gives the reason.
+        """
+        if isinstance(self.anatomy, Anatomy):
+            return self.anatomy
+        reason = self.anatomy.missing[Requirement.ATTENTION]
+        raise UnsupportedModel(f"{self.record.name}: is no plain vision transformer: {reason}")
 
 
 def load_model(spec: ModelSpec) -> LoadedModel:

@@ -7,9 +7,8 @@ from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_
 
 from torch import Tensor
 
-from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.capture import ORDINARY, BackwardPass, Capture
-from pipeline.explain.trace import Trace
+from pipeline.explain.network import LAST, FeatureLayer, Network, Requirement
 from schemas.errors import UsageError
 
 
@@ -34,6 +33,7 @@ class Method(ABC):
         later_options: options that ``run.json`` leaves out where all of them have their defaults, so that the hash of
             a run without them stays what it was before there were any.
         option_aliases: other names of options in a spec, and the options.
+        requirement: what it needs of a network; see ``requires``.
     """
 
     base_name: ClassVar[str]
@@ -49,6 +49,7 @@ class Method(ABC):
     hidden_options: ClassVar[tuple[str, ...]] = ()
     later_options: ClassVar[tuple[str, ...]] = ()
     option_aliases: ClassVar[dict[str, str]] = {}
+    requirement: ClassVar[Requirement] = Requirement.ATTENTION
 
     def __post_init__(self) -> None:
         """Refuse options of the wrong type.
@@ -125,29 +126,58 @@ class Method(ABC):
         """The backward pass of its gradients, if it takes any."""
         return ORDINARY
 
-    def needs(self, anatomy: Anatomy) -> Capture:
+    @property
+    def requires(self) -> Requirement:
+        """What it needs of a network with these options."""
+        return self.requirement
+
+    @property
+    def layer_name(self) -> str | None:
+        """Name of the feature layer that it reads; None for a method that reads none."""
+        return LAST if self.requires == Requirement.FEATURES else None
+
+    def needs(self, anatomy: Any) -> Capture:
         """Return what the trace must record for this method."""
         return Capture.LAST_BLOCK
 
-    def first_block(self, anatomy: Anatomy) -> int:
+    def first_block(self, anatomy: Any) -> int:
         """Return the first block of which it needs what it asks to be recorded: tokens, attention, graph."""
         return 0
 
     @classmethod
-    def default_for(cls, anatomy: Anatomy) -> Self:
+    def default_for(cls, anatomy: Any) -> Self:
         """Return the method as a run computes it that names no methods."""
         return cls()
 
-    def unsupported(self, anatomy: Anatomy) -> str | None:
-        """Return the reason why this method is not defined for a model, or None if it is."""
+    def unsupported(self, anatomy: Any) -> str | None:
+        """Return the reason why this method is not defined for a network that offers what it requires, or None.
+
+        Args:
+            anatomy: an ``Anatomy`` where attention or layers are required, otherwise any ``Network``.
+        """
         return None
 
+    def refusal(self, anatomy: Network) -> str | None:
+        """Return the reason why this method cannot be computed for a network, or None if it can."""
+        if reason := anatomy.missing.get(self.requires):
+            return f"it needs {NEEDS[self.requires]}: {reason}"
+        layer = self.layer_name
+        if layer is not None and anatomy.layer(layer) is None:
+            return f"there is no layer {layer}; there are {', '.join(each.name for each in anatomy.features)}"
+        return self.unsupported(anatomy)
+
+    def grid(self, anatomy: Network) -> tuple[int, int]:
+        """Return rows and columns of its maps."""
+        layer = self.layer_name and anatomy.layer(self.layer_name)
+        return layer.grid if isinstance(layer, FeatureLayer) else anatomy.grid
+
     @abstractmethod
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+    def compute(self, trace: Any, targets: Tensor) -> Tensor:
         """Compute raw maps. Runs without gradient mode.
 
         Args:
-            trace: a recorded forward of B images.
+            trace: a recorded forward of B images: a ``Trace`` where attention or layers are required, otherwise a
+                ``NetworkTrace``.
             targets: int64 [B, K], the classes to explain. K is 1 unless ``multi_target``; ignored unless
                 ``class_specific``.
 
@@ -156,7 +186,16 @@ class Method(ABC):
         """
 
 
-def constant_probability_fault(anatomy: Anatomy) -> str | None:
+NEEDS = {
+    Requirement.IMAGES: "logits of images",
+    Requirement.FEATURES: "a grid of features in front of the read-out",
+    Requirement.ATTENTION: "attention of every token to every token in every block",
+    Requirement.LAYERS: "rules for every layer",
+}
+"""What is required, in words."""
+
+
+def constant_probability_fault(anatomy: Network) -> str | None:
     """Return why a method of probabilities is not defined for a model of one class; None if it is."""
     if not anatomy.has_constant_probability:
         return None

@@ -3,8 +3,8 @@
 import re
 from typing import get_args, get_type_hints
 
-from pipeline.explain.anatomy import describe
 from pipeline.explain.attribution.learned import LearnedMethod
+from pipeline.explain.description import describe
 from pipeline.explain.load import create_untrained
 from pipeline.explain.method import Method
 from pipeline.explain.registry import methods
@@ -34,7 +34,7 @@ def method_rows(model: str | None = None, head: str | None = None) -> list[dict[
             "from": method.paper,
         }
         if anatomy is not None:
-            row["applies"] = method().unsupported(anatomy) or "yes"
+            row["applies"] = method().refusal(anatomy) or "yes"
         rows.append(row)
     return rows
 

@@ -69,7 +69,8 @@ def _evaluation_state(model: nn.Module, modules: Iterable[Any]) -> Iterator[None
             model.grad_checkpointing = False  # type: ignore[assignment]
         for parameter in differentiated:
             parameter.requires_grad_(False)
-        with torch.inference_mode(False), torch.autocast(parameters[0].device.type, enabled=False):
+        device = parameters[0].device.type
+        with torch.inference_mode(False), torch.autocast("cpu" if device == "meta" else device, enabled=False):
             yield
     finally:
         for module in training:

@@ -9,7 +9,7 @@ from PIL import Image
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from pipeline.explain.anatomy import describe
+from pipeline.explain.description import describe
 from pipeline.explain.foreign_models import as_timm
 from pipeline.image import PreprocessConfig, apply_orientation, overlay_heatmap, read_orientation, resize_crop, to_rgb
 from schemas.errors import UsageError

@@ -85,7 +85,7 @@ def patch_log_odds(model: Any, logits: Tensor, class_ids: Tensor) -> Tensor:
     of_patches = class_ids[:, None].expand(-1, logits.shape[1], -1)
     read = (
         class_log_odds(model, logits, of_patches)
-        if isinstance(model.head, ZeroShotHead)
+        if isinstance(getattr(model, "head", None), ZeroShotHead)
         else logits.gather(2, of_patches)
     )
     return read.transpose(1, 2)
@@ -97,7 +97,9 @@ def patch_probabilities(model: Any, logits: Tensor) -> Tensor:
     Sigmoid, by which ``pm`` trains. Similarities to texts are scaled for a comparison of texts, and saturate a sigmoid:
     a zero-shot head is read by its own activation, as MaskCLIP does.
     """
-    return class_probabilities(model, logits) if isinstance(model.head, ZeroShotHead) else logits.sigmoid()
+    if isinstance(getattr(model, "head", None), ZeroShotHead):
+        return class_probabilities(model, logits)
+    return logits.sigmoid()
 
 
 def classifier_cosines(model: Any, features: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from pipeline.explain.anatomy import Anatomy, describe
+from pipeline.explain.anatomy import Anatomy, describe_transformer
 from pipeline.explain.head import backbone_hash
 from pipeline.explain.register_modules import RegisterBlocks, RegisterShift
 from pipeline.utils.atomic_write import write_atomically
@@ -84,7 +84,7 @@ class Registers:
         def refuse(reason: str) -> UnsupportedModel:
             return UnsupportedModel(f"{self.source}: does not fit {type(model).__name__}: {reason}")
 
-        anatomy, record = describe(model), self.record
+        anatomy, record = describe_transformer(model), self.record
         if anatomy.registers:
             raise refuse("it has test-time registers already")
         if anatomy.family not in _FAMILIES or anatomy.positions != "absolute":

@@ -5,8 +5,8 @@ import typing
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
-from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.method import Method
+from pipeline.explain.network import Network
 from schemas.errors import UsageError
 from schemas.text import suggest
 
@@ -51,10 +51,10 @@ class Registry(dict[str, type[Method]]):
             options[option] = _convert(value, types[option], f"{spec}: {option}")
         return method(**options)
 
-    def defaults(self, anatomy: Anatomy) -> tuple[Method, ...]:
+    def defaults(self, anatomy: Network) -> tuple[Method, ...]:
         """Return the methods of a run that names none: all that are cheap and defined for the model."""
         instances = (method.default_for(anatomy) for method in self.values() if method.default)
-        return tuple(method for method in instances if not method.unsupported(anatomy))
+        return tuple(method for method in instances if not method.refusal(anatomy))
 
     def resolve(self, entries: Iterable[str | Method]) -> tuple[Method, ...]:
         """Return methods from specs and instances.

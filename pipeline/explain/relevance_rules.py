@@ -25,7 +25,6 @@ from timm.layers.mlp import GluMlp, SwiGLU
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import upcast
 from pipeline.explain.linear_rules import bias_tap, linear_call
 
@@ -53,11 +52,6 @@ LIBRA = Rules()
 """Constant attention: CP-LRP (Ali et al., ICML 2022) and LibraGrad (Mehri et al., CVPR 2025)."""
 ATTN_LRP = Rules(query_key=0.25, value=0.5)
 """AttnLRP (Achtibat et al., ICML 2024): A·v, then q·k, each give half of their relevance to each operand."""
-
-
-def rules_fault(anatomy: Anatomy) -> str | None:
-    """Return why the rules do not cover a model; None if they do."""
-    return "there is no rule for the gate of an attention" if anatomy.attention.startswith("gated") else None
 
 
 class RuleMode(TorchFunctionMode):

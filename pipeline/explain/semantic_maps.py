@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import upcast
+from pipeline.explain.network_trace import autocast
 from pipeline.explain.readout import token_features
-from pipeline.explain.trace import autocast
 from schemas.run import Precision
 
 WEIGHT, BIAS = "semantic.weight", "semantic.bias"

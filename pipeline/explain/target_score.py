@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.network import Network
 from pipeline.explain.readout import class_log_probabilities, class_probabilities
 
 Target = Literal["logit", "contrast_mean", "contrast_max", "logsoftmax", "softmax", "finer"]
@@ -17,7 +17,7 @@ FINER_CLASSES = 3
 """Classes that ``finer`` compares with."""
 
 
-def target_fault(anatomy: Anatomy, target: Target) -> str | None:
+def target_fault(anatomy: Network, target: Target) -> str | None:
     """Return why a target is not defined for a model; None if it is."""
     if anatomy.classes == 1 and target in ("contrast_mean", "contrast_max", "finer"):
         return f"target={target} compares the class with others, and the model has no other"

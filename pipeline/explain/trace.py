@@ -1,4 +1,4 @@
-"""A recorded forward of a batch, from which every method takes what it needs. Recording does not change the forward."""
+"""A recorded forward of a plain vision transformer, which does not change it, with its attention and tokens."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -6,35 +6,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention, upcast
 from pipeline.explain.capture import ORDINARY, BackwardPass, Capture, Gradients, LinearCall
-from pipeline.explain.readout import class_probabilities, classifier_logits, token_features
+from pipeline.explain.network_trace import NetworkTrace
+from pipeline.explain.readout import classifier_logits, patch_logits, token_features
 from pipeline.explain.relevance_rules import RuleMode, Rules
-from pipeline.explain.target_score import Target, compared_classes, target_values
 from schemas.run import Precision
-
-_MIN_BATCH_SIZE = 32
-"""Batch size of ``predict`` where the trace has fewer images; changes nothing but speed."""
 
 
 @dataclass
-class Trace:
-    """A recorded forward.
+class Trace(NetworkTrace):
+    """A recorded forward of a plain vision transformer.
 
     Attributes:
-        model: the network.
-        anatomy: its description.
-        images: [B, 3, H, W], preprocessed.
-        capture: what was recorded.
-        keys: a name for each image, from which methods that use random numbers take their seed.
-        seed: of the run, likewise.
-        precision: see ``explain``.
-        extra_outputs: numbers that methods report beside their map, [B, K] by name.
-        logits: [B, C].
         embedding: [B, N, D] or [B, h, w, D], output of the patch embedding.
         last_output: [B, n, D], output of the last block.
         first_blocks: the first block of which attention, tokens and graph were recorded; 0 where it is not named.
@@ -43,20 +30,11 @@ class Trace:
         block_options: keyword arguments that each block was called with.
         linear_calls: linear layers of each block by name; empty without ``Capture.LINEAR_LAYERS``.
         pooler: call of the attention pooler, or None where the read-out has none.
-        passes: what the backward passes of each kind are for; by default all that was recorded.
         rule_mode: switch between the backward passes.
     """
 
-    model: Any
     anatomy: Anatomy
-    images: Tensor
-    capture: Capture
-    keys: tuple[str, ...]
-    seed: int
-    precision: Precision
     first_blocks: Mapping[Capture, int] = field(default_factory=dict)
-    extra_outputs: dict[str, Tensor] = field(default_factory=dict)
-    logits: Tensor = field(init=False)
     embedding: Tensor = field(init=False)
     last_output: Tensor = field(init=False)
     attention_calls: list[AttentionCall | None] = field(default_factory=list)
@@ -64,12 +42,9 @@ class Trace:
     block_options: list[dict[str, Any]] = field(default_factory=list)
     linear_calls: list[dict[str, LinearCall]] = field(default_factory=list)
     pooler: AttentionCall | None = None
-    passes: Mapping[BackwardPass, Capture] = field(default_factory=dict)
     rule_mode: RuleMode = field(init=False)
     _middles: dict[int, Tensor] = field(default_factory=dict)  # the input of norm2, by block
     _hidden_means: dict[int, Tensor] = field(default_factory=dict)  # the mean of the input of fc2, without registers
-    _scores: Tensor = field(init=False)  # the logits, with their graph
-    _gradients: tuple[Tensor, dict[BackwardPass, Gradients]] | None = None
 
     def __post_init__(self) -> None:
         self.rule_mode = RuleMode(keeps_gamma=Capture.GAMMA in self.capture)
@@ -103,24 +78,6 @@ class Trace:
         """Return the tokens between attention and MLP of a block: [B, n, D]; needs ``Capture.GRAPH``."""
         return self._middles[block]
 
-    def to_grid(self, patches: Tensor) -> Tensor:
-        """Reshape [B, N] or [B, K, N] to [B, K, h, w]; K is 1 where there is none."""
-        return patches.reshape(len(patches), -1, *self.anatomy.grid)
-
-    def autocast(self) -> torch.autocast:
-        """Return the context in which the network's own modules run. Methods compute outside of it."""
-        return autocast(self.images, self.precision)
-
-    def patch_means(self, pixels: Tensor) -> Tensor:
-        """Compute means over the pixels of each patch: [B, M, H, W] → [B, M, h, w]."""
-        (rows, columns), (height, width) = self.anatomy.grid, self.anatomy.patch
-        return F.avg_pool2d(pixels[..., : rows * height, : columns * width], (height, width))
-
-    def patch_sums(self, pixels: Tensor) -> Tensor:
-        """Compute sums over the channels and pixels of each patch: [B, 3, H, W] → [B, 1, h, w]."""
-        height, width = self.anatomy.patch
-        return self.patch_means(pixels.sum(1, keepdim=True)) * (height * width)
-
     def read_out(self, tokens: Tensor) -> Tensor:
         """Compute logits [B, C] of tokens after the last block: [B, n, D], or only those that are read."""
         logits: Tensor = self.model.forward_head(self.model.norm(tokens[:, self.anatomy.read_places]))
@@ -136,32 +93,22 @@ class Trace:
         with self.autocast():
             return classifier_logits(self.model, features)
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """Compute class probabilities [..., C] of logits [..., C]; see ``class_probabilities``."""
-        return class_probabilities(self.model, logits)
+    def features_at(self, name: str) -> Tensor:
+        return self.last_attention.tokens[:, self.anatomy.patch_tokens].to(self.images.dtype)
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Compute the logits [M, C] of other images [M, 3, H, W], batch by batch."""
-        batch_size = max(len(self.images), _MIN_BATCH_SIZE)
-        with torch.no_grad(), self.autocast():
-            return torch.cat([self.model(batch) for batch in images.split(batch_size)]).to(self.images.dtype)
+    def feature_gradients(self, name: str, targets: Tensor, backward_pass: BackwardPass = ORDINARY) -> Tensor:
+        gradient = self.gradients(targets, backward_pass).last_tokens
+        assert gradient is not None
+        return gradient[:, self.anatomy.patch_tokens].to(self.images.dtype)
 
-    def target_values(self, logits: Tensor, targets: Tensor, target: Target) -> Tensor:
-        """Compute the number that a map explains: [B, K], or [B, N, K].
+    def patch_logits(self) -> Tensor:
+        with self.autocast():
+            logits = patch_logits(self.model, self.anatomy, self.last_output[:, self.anatomy.patch_tokens])
+        return logits.to(self.images.dtype)
 
-        Classes to compare with are those of the recorded forward, whatever the logits are of.
-
-        Args:
-            logits: [B, C] or [B, N, C].
-            targets: int64 [B, K].
-            target: see ``pipeline.explain.target_score.target_values``.
-        """
-        compared = compared_classes(self.logits, targets, target)
-        if logits.ndim == 3:
-            copies = logits.shape[1]
-            targets = targets[:, None].expand(-1, copies, -1)
-            compared = None if compared is None else compared[:, None].expand(-1, copies, -1, -1)
-        return target_values(self.model, logits, targets, target, compared)
+    def constant_logits(self) -> Tensor:
+        zeros = self.images.new_zeros(1, self.anatomy.width)
+        return self.classify(zeros)[0].to(self.images.dtype)
 
     @contextmanager
     def graph(self, backward_pass: BackwardPass) -> Iterator[None]:
@@ -175,25 +122,6 @@ class Trace:
     def rules_as_captured(self) -> AbstractContextManager[None]:
         """Return the context of runs of the network that backward passes by rules go through, if any does."""
         return self.rule_mode.on(self.model) if Capture.RULES in self.capture else nullcontext()
-
-    def image_gradient(self, images: Tensor, targets: Tensor, backward_pass: BackwardPass = ORDINARY) -> Tensor:
-        """Compute the gradient of the target with respect to other images.
-
-        Args:
-            images: [B, 3, H, W].
-            targets: int64 [B, 1].
-            backward_pass: what is differentiated, and by which rules.
-
-        Returns:
-            [B, 3, H, W].
-        """
-        images = images.detach().requires_grad_()
-        with self.graph(backward_pass), self.autocast():
-            logits = self.model(images)
-        with torch.enable_grad():
-            score = self.target_values(logits, targets, backward_pass.target).sum()
-        (gradient,) = self.backward(score, [images], backward_pass.rules)
-        return gradient
 
     def mean_block_output(self, block: int) -> Tensor:
         """Compute the mean over all n tokens of a block's output but test-time registers, with the graph: [B, D].
@@ -210,23 +138,7 @@ class Trace:
             branch = module.ls2(branch)
         return self._middles[block][:, self.anatomy.read_places].mean(1) + branch
 
-    def gradients(self, targets: Tensor, backward_pass: BackwardPass = ORDINARY) -> Gradients:
-        """Compute the captured gradients of each image's target by one backward, which all methods share.
-
-        Args:
-            targets: int64 [B, 1].
-            backward_pass: what is differentiated, and by which rules.
-        """
-        # Comparing values waits for a GPU, so identity is tried first.
-        if self._gradients is None or not (self._gradients[0] is targets or torch.equal(self._gradients[0], targets)):
-            self._gradients = targets, {}
-        known = self._gradients[1]
-        if backward_pass not in known:
-            known[backward_pass] = self._compute_gradients(targets, backward_pass)
-        return known[backward_pass]
-
-    def _compute_gradients(self, targets: Tensor, backward_pass: BackwardPass) -> Gradients:
-        capture = self.passes.get(backward_pass, self.capture)
+    def _differentiated(self, capture: Capture) -> dict[str, Tensor]:
         inputs: dict[str, Tensor] = {}
         if Capture.LAST_GRADIENTS in capture:
             inputs["last_tokens"] = self.last_attention.tokens
@@ -244,13 +156,17 @@ class Trace:
             assert self.rule_mode.bias_sums is not None
             inputs["biases"] = self.rule_mode.bias_sums
             inputs |= {f"block {index}": self.block_input(index) for index in range(self.anatomy.depth)}
-        with torch.enable_grad():
-            score = self.target_values(self._scores, targets, backward_pass.target).sum()
-        gradients = dict(zip(inputs, self.backward(score, list(inputs.values()), backward_pass.rules), strict=True))
+        return inputs
+
+    def _collect(self, gradients: dict[str, Tensor]) -> Gradients:
         return Gradients(
             [gradients.get(f"attention {index}") for index in range(self.anatomy.depth)],
             block_inputs=[gradient for name, gradient in gradients.items() if name.startswith("block ")],
-            **{name: gradients.get(name) for name in ("pooler", "last_tokens", "images", "embedding", "biases")},
+            pooler=gradients.get("pooler"),
+            last_tokens=gradients.get("last_tokens"),
+            images=gradients.get("images"),
+            embedding=gradients.get("embedding"),
+            biases=gradients.get("biases"),
         )
 
     def backward(self, score: Tensor, inputs: list[Tensor], rules: Rules | None = None) -> tuple[Tensor, ...]:
@@ -294,7 +210,8 @@ def record_forward(
     """
     graph = Capture.GRAPH in capture
     images = images.clone() if images.is_inference() else images.detach()
-    trace = Trace(model, anatomy, images, capture, keys, seed, precision, first_blocks or {}, passes=passes or {})
+    trace = Trace(model, anatomy, images, capture, keys, seed, precision, passes=passes or {})
+    trace.first_blocks = first_blocks or {}
     images.requires_grad_(Capture.IMAGE_GRADIENTS in capture)
     if Capture.TOKEN_GRADIENTS in capture:
         trace.rule_mode.bias_sums = upcast(images).new_zeros(len(images), anatomy.tokens).requires_grad_()
@@ -386,27 +303,3 @@ def _scores_of_read_tokens(trace: Trace) -> Tensor:
         with ReplaceAttentionOutput(trace.last_attention.output[:, :, :reads]):
             tokens = model.blocks[-1](trace.block_input(-1)[:, :reads])
         return trace.read_out(tokens)
-
-
-def gather_class_values(values: Tensor, targets: Tensor) -> Tensor:
-    """Select the target classes.
-
-    Args:
-        values: [B, N, C].
-        targets: int64 [B, K].
-
-    Returns:
-        [B, K, N].
-    """
-    return values.gather(2, targets[:, None].expand(-1, values.shape[1], -1)).transpose(1, 2)
-
-
-def autocast(images: Tensor, precision: Precision) -> torch.autocast:
-    """Return an autocast context for a precision. Casts of weights are not cached: in training the weights change.
-
-    Args:
-        images: a tensor on the device of the model.
-        precision: ``full`` means no autocast.
-    """
-    dtype = torch.bfloat16 if precision == "full" else getattr(torch, precision)
-    return torch.autocast(images.device.type, dtype, enabled=precision != "full", cache_enabled=False)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.explain.anatomy import describe
+from pipeline.explain.description import describe
 from pipeline.explain.head import Head, backbone_hash, own_readout
 from pipeline.explain.load import describe_loaded, load_weights
 from pipeline.explain.preprocess import Normalize

@@ -68,7 +68,7 @@ def find_registers(
         raise UsageError("there is no GPU here that torch can use; use --device cpu, or fix its driver")
     shards, _ = count_disjoint(tuple(map(resolve_pattern, spec.shards)), (), spec.grouping)
     loaded = _load(spec)
-    model, anatomy = loaded.model.to("cuda" if has_gpu and device != "cpu" else "cpu"), loaded.anatomy
+    model, anatomy = loaded.model.to("cuda" if has_gpu and device != "cpu" else "cpu"), loaded.transformer
     block, highest = (_place(name, getattr(spec, name), anatomy.depth) for name in ("block", "highest_block"))
     Registers(RegistersRecord(neurons={})).check(model)  # before the images are read
     pixels = _draw_images(spec, shards, loaded)

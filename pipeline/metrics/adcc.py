@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.explain.readout import class_probabilities
 from pipeline.metrics.metric import Metric, MetricBatch, MetricCost, MetricValue
-from pipeline.metrics.patch_mixing import patches_to_pixels
 from pipeline.metrics.similarity import pearson
 from schemas.metrics import DIRECTIONS, Directions
 
@@ -101,9 +100,10 @@ def _explain_masked(batch: MetricBatch, method: str) -> tuple[NDArray[np.float64
     first_column = (class_ids[:, :, None] == class_ids[:, None, :]).argmax(-1)  # [B, K]
     rows, columns = np.nonzero(first_column == np.arange(class_ids.shape[1]))
     maps = torch.from_numpy(batch.maps[method][rows, columns]).to(batch.images)
-    size = (anatomy.grid[0] * anatomy.patch[0], anatomy.grid[1] * anatomy.patch[1])
+    size = (anatomy.cell_edges[0][-1], anatomy.cell_edges[1][-1])
     upsampled = F.interpolate(maps[:, None], size=size, mode="bilinear")
-    masked_images = batch.images[rows] * patches_to_pixels(upsampled, (1, 1), anatomy.input_size)
+    below, right = (whole - covered for whole, covered in zip(anatomy.input_size, size, strict=True))
+    masked_images = batch.images[rows] * F.pad(upsampled, (0, right, 0, below))
     keys, classes = [batch.keys[row] for row in rows], class_ids[rows, columns]
     explained = batch.model.explain(masked_images, classes[:, None], keys, [method])
     probabilities = class_probabilities(batch.model.model, explained.logits.double())

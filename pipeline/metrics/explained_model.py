@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.explain import Anatomy, MapBatch, Method
+from pipeline.explain import MapBatch, Method, Network
 from pipeline.explain.explainer import Explainer
 from pipeline.metrics.patch_mixing import PatchMixer, make_patch_mixer
 from pipeline.utils.random import rng_for
@@ -20,7 +20,7 @@ class ExplainedModel:
     """Model with its methods. Calls must run inside ``preserve_model_state``.
 
     Attributes:
-        model: vision transformer.
+        model: the network.
         anatomy: its structure.
         mean: channel means [3, 1, 1] of the normalization, on the device of the model.
         std: channel standard deviations, likewise.
@@ -29,7 +29,7 @@ class ExplainedModel:
     """
 
     model: nn.Module
-    anatomy: Anatomy
+    anatomy: Network
     mean: Tensor
     std: Tensor
     methods: Mapping[str, Method]

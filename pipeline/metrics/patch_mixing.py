@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
-from pipeline.explain import Anatomy
+from pipeline.explain import Network
 
 
 class PatchMixer(Protocol):
@@ -16,7 +16,7 @@ class PatchMixer(Protocol):
     Models run without autograd, and must be inside ``preserve_model_state``.
 
     Attributes:
-        model: vision transformer.
+        model: the network.
     """
 
     model: Any
@@ -31,15 +31,15 @@ class PatchMixer(Protocol):
         """Return logits [M, C] of a representation [M, …]."""
 
 
-def make_patch_mixer(model: nn.Module, anatomy: Anatomy) -> PatchMixer:
+def make_patch_mixer(model: nn.Module, anatomy: Network) -> PatchMixer:
     """Return a ``TokenMixer`` if each patch is embedded on its own, else a ``PixelMixer``. The logits are the same.
 
     Args:
-        model: vision transformer.
+        model: the network.
         anatomy: its structure.
     """
     patch_embed: Any = getattr(model, "patch_embed", None)
-    if type(patch_embed) is PatchEmbed and patch_embed.proj.kernel_size == patch_embed.proj.stride == anatomy.patch:
+    if type(patch_embed) is PatchEmbed and patch_embed.proj.kernel_size == patch_embed.proj.stride == anatomy.cell_size:
         return TokenMixer(model, anatomy)
     return PixelMixer(model, anatomy)
 
@@ -47,7 +47,7 @@ def make_patch_mixer(model: nn.Module, anatomy: Anatomy) -> PatchMixer:
 class PixelMixer:
     """Mixer of pixels. Pixels right of and below the patch grid are never replaced."""
 
-    def __init__(self, model: Any, anatomy: Anatomy) -> None:
+    def __init__(self, model: Any, anatomy: Network) -> None:
         self.model, self.anatomy = model, anatomy
 
     def embed(self, images: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class PixelMixer:
     def expand_mask(self, masks: Tensor) -> Tensor:
         """See ``PatchMixer``: [M, 1, H, W]."""
         anatomy = self.anatomy
-        return patches_to_pixels(masks.unflatten(-1, anatomy.grid), anatomy.patch, anatomy.input_size)[:, None]
+        return patches_to_pixels(masks.unflatten(-1, anatomy.grid), anatomy.cell_edges, anatomy.input_size)[:, None]
 
     @torch.no_grad()
     def forward(self, mixed: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class PixelMixer:
 class TokenMixer:
     """Mixer of patch embeddings. The embedding is linear in each patch, so it is computed once for each image."""
 
-    def __init__(self, model: Any, anatomy: Anatomy) -> None:
+    def __init__(self, model: Any, anatomy: Network) -> None:
         self.model, self.patch_embed = model, model.patch_embed
         parameter = self.patch_embed.proj.weight
         self._placeholder = torch.zeros(1, 3, *anatomy.input_size, dtype=parameter.dtype, device=parameter.device)
@@ -92,14 +92,15 @@ class TokenMixer:
         return logits
 
 
-def patches_to_pixels(values: Tensor, patch: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def patches_to_pixels(values: Tensor, edges: tuple[tuple[int, ...], tuple[int, ...]], size: tuple[int, int]) -> Tensor:
     """Repeat the value of each patch over its pixels: [..., h, w] → [..., H, W].
 
     Args:
         values: one value for each patch.
-        patch: height and width of a patch in pixels.
+        edges: pixel rows and columns between which the patches lie, see ``Network.cell_edges``.
         size: H and W in pixels; pixels right of and below the patch grid are 0.
     """
-    enlarged = values.repeat_interleave(patch[0], -2).repeat_interleave(patch[1], -1)
+    heights, widths = (torch.tensor(each, device=values.device).diff() for each in edges)
+    enlarged = values.repeat_interleave(heights, -2).repeat_interleave(widths, -1)
     height, width = enlarged.shape[-2:]
     return F.pad(enlarged, (0, size[1] - width, 0, size[0] - height))

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.explain import Anatomy
+from pipeline.explain import Network
 from pipeline.metrics.metric import MetricBatch, MetricCost
 
 NONE_SEEN = -1
@@ -51,7 +51,7 @@ class Signal(ABC):
     checked: ClassVar[str]
     is_check: ClassVar[bool] = False
 
-    def is_defined(self, anatomy: Anatomy) -> bool:
+    def is_defined(self, anatomy: Network) -> bool:
         """Return whether the signal exists for a network."""
         return True
 

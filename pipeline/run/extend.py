@@ -11,7 +11,7 @@ from pipeline.explain.method import Method
 from pipeline.explain.registry import methods as registry
 from pipeline.run.driver import run_part
 from pipeline.run.execution import ExecutionOptions
-from pipeline.run.plan import artifact_hashes, check_model, method_fields, package_versions, with_artifacts
+from pipeline.run.plan import artifact_hashes, check_grids, check_model, method_fields, package_versions, with_artifacts
 from pipeline.run.sample_texts import check_text_methods
 from pipeline.store import Atlas, Lease, ObjectStore, zarr_arrays
 from pipeline.store.run_file import read_appended, read_planned
@@ -108,6 +108,7 @@ def _plan_part(atlas: Atlas, methods: tuple[Method, ...]) -> RunRecord:
     check_model(run, loaded.record, url)
     supported = check_supported(methods, loaded.anatomy, lambda: loaded.record.weights)
     check_text_methods(supported, run.spec, loaded.anatomy)
+    check_grids(supported, loaded)
     fields = method_fields(supported) | {
         "spec": run.spec.model_copy(update={"methods": tuple(method.spec for method in supported)}),
         "artifacts": artifact_hashes(supported),

@@ -23,7 +23,7 @@ from pipeline.store import Atlas, Lease, ObjectStore, zarr_arrays
 from pipeline.store.class_names import check_class_names
 from pipeline.store.run_file import read_planned
 from schemas.base import differences
-from schemas.errors import SpecMismatchError, UsageError
+from schemas.errors import SpecMismatchError, UnsupportedMethod, UsageError
 from schemas.head import AttachedHead
 from schemas.layout import RUN
 from schemas.model import ModelRecord
@@ -66,6 +66,7 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
     chosen = registry.resolve(spec.methods or registry.defaults(anatomy_for(spec, loaded.anatomy)))
     methods = check_supported(with_artifacts(chosen, spec.artifacts), loaded.anatomy, lambda: loaded.record.weights)
     check_text_methods(methods, spec, loaded.anatomy)
+    check_grids(methods, loaded)
     _check_classes(loaded, spec)
     targets = resolve_kinds(spec.targets, _class_names(loaded, spec) or spec.classes, loaded.record.classes)
     methods_and_targets = {"methods": tuple(method.spec for method in methods), "artifacts": (), "targets": targets}
@@ -87,6 +88,20 @@ def plan(spec: RunSpec, out: str, progress: Callable[[int, int], None] = lambda 
             return _check_existing(objects, requested)
         objects.remove_temp_files()
     return run
+
+
+def check_grids(methods: tuple[Method, ...], loaded: LoadedModel) -> None:
+    """Make sure that the maps of all methods have the grid of the network, as arrays of an atlas do.
+
+    Raises:
+        UnsupportedMethod: one reads another layer.
+    """
+    for method in methods:
+        if (grid := method.grid(loaded.anatomy)) != (own := loaded.anatomy.grid):
+            raise UnsupportedMethod(
+                f"{method.spec}: its maps have {grid[0]} × {grid[1]} cells, and those of an atlas of this network "
+                f"{own[0]} × {own[1]}; leave out layer, or compute these maps by pipeline.explain.explain"
+            )
 
 
 def _resolve_paths(spec: RunSpec) -> RunSpec:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.head import Head
 from pipeline.explain.head_modules import ZeroShotHead
 from pipeline.explain.method import Method
+from pipeline.explain.network import Network
 from pipeline.head.text_tower import TextTower
 from pipeline.read import DecodedSample
 from schemas.errors import UnsupportedMethod, UsageError
@@ -33,7 +33,7 @@ def load_text_tower(spec: RunSpec, device: str = "cpu") -> TextTower | None:
     return TextTower.load(spec.text_tower, device) if spec.text_tower is not None else None
 
 
-def anatomy_for(spec: RunSpec, anatomy: Anatomy) -> Anatomy:
+def anatomy_for(spec: RunSpec, anatomy: Network) -> Network:
     """Return the network as methods see it: a text is compared with no other, like the only class of a network.
 
     Args:
@@ -43,7 +43,7 @@ def anatomy_for(spec: RunSpec, anatomy: Anatomy) -> Anatomy:
     return replace(anatomy, classes=1) if spec.text_targets else anatomy
 
 
-def check_text_methods(methods: Iterable[Method], spec: RunSpec, anatomy: Anatomy) -> None:
+def check_text_methods(methods: Iterable[Method], spec: RunSpec, anatomy: Network) -> None:
     """Make sure that methods are defined for the texts of a run.
 
     Args:
@@ -56,7 +56,7 @@ def check_text_methods(methods: Iterable[Method], spec: RunSpec, anatomy: Anatom
     """
     alone = anatomy_for(spec, anatomy)
     for method in methods:
-        if method.unsupported(alone) and not method.unsupported(anatomy):
+        if method.refusal(alone) and not method.refusal(anatomy):
             raise UnsupportedMethod(
                 f"{method.name}: reads softmax probabilities, and the target text has no other to be compared with; "
                 "leave the method out, take its score=logit if it has that, or plan another atlas for it"

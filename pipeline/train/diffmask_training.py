@@ -66,7 +66,7 @@ class DiffMaskTraining:
     def __init__(
         self, loaded: LoadedModel, settings: DiffMaskSettings, seed: int = 0, precision: Precision = "full"
     ) -> None:
-        self.model, self.anatomy, self.settings = loaded.model, loaded.anatomy, settings
+        self.model, self.anatomy, self.settings = loaded.model, loaded.transformer, settings
         self.seed, self.precision = seed, precision
         parameter = next(self.model.parameters())
         self.normalize = Normalize(loaded.record.mean, loaded.record.std, parameter)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from pipeline.explain.load import LoadedModel
 from pipeline.explain.model_state import preserve_model_state
+from pipeline.explain.network_trace import autocast
 from pipeline.explain.preprocess import Normalize
 from pipeline.explain.readout import PatchReadout, label_loss, patch_log_odds
-from pipeline.explain.trace import autocast
 from pipeline.read import PreprocessConfig
 from pipeline.train.distributed import all_reduce_mean, rank, wrap_ddp
 from pipeline.train.image_stream import TrainingBatch
@@ -75,7 +75,7 @@ class PatchMaskTraining:
         precision: Precision = "full",
         half: bool = False,
     ) -> None:
-        self.model, self.anatomy, self.settings = loaded.model, loaded.anatomy, settings
+        self.model, self.anatomy, self.settings = loaded.model, loaded.transformer, settings
         self.steps, self.seed, self.precision, self.half = steps, seed, precision, half
         self.frame, self.held_out_frame = frames
         self.masks, self.pool, self.held_out_masks = masks, pool, held_out_masks

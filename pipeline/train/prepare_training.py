@@ -69,9 +69,9 @@ def prepare_training(spec: TrainSpec) -> PreparedTraining:
     held_out_masks = open_held_out_masks(mask_spec, spec.grouping, spec.applied_exif)
     masks = tuple(masks.description for masks in (source, held_out_masks) if masks)
     loaded = load_model(spec.model)
-    if fault := constant_probability_fault(loaded.anatomy):
+    if fault := constant_probability_fault(loaded.transformer):
         raise UsageError(f"{spec.model.head}: gives nothing to learn: {fault}")
-    if isinstance(spec.settings, TSCAMSettings) and (fault := class_token_fault(loaded.anatomy)):
+    if isinstance(spec.settings, TSCAMSettings) and (fault := class_token_fault(loaded.transformer)):
         raise UsageError(f"{spec.model.name}: TS-CAM is not defined for it: {fault}")
     return PreparedTraining(spec, shards, held_out, masks, loaded.record.weights)
 

@@ -47,7 +47,7 @@ class TSCAMTraining:
     def __init__(
         self, loaded: LoadedModel, settings: TSCAMSettings, steps: int, seed: int = 0, precision: Precision = "full"
     ) -> None:
-        self.model, self.anatomy, self.settings = loaded.model, loaded.anatomy, settings
+        self.model, self.anatomy, self.settings = loaded.model, loaded.transformer, settings
         self.steps, self.seed, self.precision = steps, seed, precision
         parameter = next(self.model.parameters())
         self.normalize = Normalize(loaded.record.mean, loaded.record.std, parameter)

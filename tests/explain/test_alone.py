@@ -25,7 +25,7 @@ def test_a_method_gives_the_same_bits_alone_and_among_all(family: str) -> None:
             return explainer.maps(images, lambda rows, _: TARGETS[rows], ["a", "b", "c", "d"])
 
     candidates = (registry.parse(SHORT.get(name, name)) for name in registry)
-    chosen = [method for method in candidates if not method.unsupported(anatomy)]
+    chosen = [method for method in candidates if not method.refusal(anatomy)]
     together = explain(*chosen)
     assert len(together) > 15
     for method in chosen:

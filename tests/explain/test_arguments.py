@@ -29,7 +29,7 @@ from pipeline.explain.weights_hash import weights_hash
 from schemas.errors import UsageError
 
 ONE = torch.tensor([[3]])
-USUAL = [name for name, method in methods.items() if method.default]
+USUAL = [method.name for method in methods.defaults(describe(small_vit()))]
 
 
 def test_pixels_beyond_the_last_patch_count_nothing() -> None:

@@ -140,7 +140,6 @@ def test_the_methods_share_one_backward(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_one_forward_serves_all_that_need_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_vit()
-    several = [m for name, m in methods.items() if m.default]
     forwards: list[object] = []
     plain = type(model.patch_embed).forward
 
@@ -149,7 +148,7 @@ def test_one_forward_serves_all_that_need_no_other(monkeypatch: pytest.MonkeyPat
         return plain(module, images)
 
     monkeypatch.setattr(type(model.patch_embed), "forward", counting)
-    explain(model, images_for(model), torch.tensor([[1], [2], [3]]), [method() for method in several])
+    explain(model, images_for(model), torch.tensor([[1], [2], [3]]), methods.defaults(describe(model)))
     assert len(forwards) == 1
 
 

@@ -12,7 +12,7 @@ from pipeline.explain.explainer import Explainer, precision_error
 from pipeline.explain.model_state import preserve_model_state
 from schemas.errors import RunFailedError
 
-USUAL = [name for name, method in methods.items() if method.default]
+USUAL = [method.name for method in methods.defaults(describe(small_vit()))]
 TARGETS = torch.tensor([[1, 4], [2, 2], [0, 9], [3, 3], [4, 1]])
 
 
@@ -72,7 +72,7 @@ def test_attention_that_all_falls_on_one_token_gives_finite_maps(family: nn.Modu
             layer = getattr(block.attn, name, None)
             if layer is not None:
                 layer.weight.data[: 2 * 32] *= 1000
-    names = [name for name in USUAL if not methods[name]().unsupported(describe(sunk))]
+    names = [name for name in USUAL if not methods[name]().refusal(describe(sunk))]
     maps = explain(sunk, images_for(sunk).float(), TARGETS[:3], names)
     for name, values in maps.items():
         assert values.isfinite().all(), name

@@ -140,7 +140,7 @@ def test_reciprocam_of_every_kernel_does_in_each_of_its_forms(kind: str, kernel:
 def test_the_authors_code_masks_the_block_before_the_last(family: nn.Module) -> None:
     method = methods.parse("reciprocam:authors_code")
     assert method == ReciproCAM(block=-2)
-    if method.unsupported(describe(family)):
+    if method.refusal(describe(family)):
         pytest.skip("masked in front of the pooler")
     images = images_for(family, 1)
     computed = explain(family, images, torch.tensor([[3]]), method)["reciprocam_block-2"].flatten()

@@ -79,7 +79,7 @@ def test_what_cannot_be_prepared_is_refused(model: nn.Module) -> None:
     with pytest.raises(UsageError, match="no images"):
         prepare(model, [])
     with pytest.raises(UnsupportedModel):
-        prepare(timm.create_model("resnet18"), _NOISE)
+        prepare(timm.create_model("resnet18", num_classes=0), _NOISE)
 
 
 def test_pictures_need_nothing_that_reads_tars_or_atlases() -> None:

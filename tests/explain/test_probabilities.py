@@ -32,7 +32,7 @@ NETWORKS = {
     "linear, sigmoid": (DINO, "class token and mean", "sigmoid"),
     "no head file": ({}, "", "softmax"),
 }
-PROBABILITIES = {"rise", "tis", "vit_cx", "reciprocam"}
+PROBABILITIES = {"occlusion", "rise", "tis", "vit_cx", "reciprocam"}
 """Methods that are made of class probabilities."""
 PATCHES = {"pm_zs", "pm_value"}
 
@@ -100,7 +100,7 @@ def test_the_softmax_of_one_class_is_refused_by_the_methods_that_take_it(name: s
     refused = {
         base_name
         for base_name, method in methods.items()
-        if "softmax of its only class is always 1" in (method().unsupported(anatomy) or "")
+        if "softmax of its only class is always 1" in (method().refusal(anatomy) or "")
     }
     assert refused == PROBABILITIES | (set() if name == "linear" else PATCHES)
     images, targets = images_for(model), torch.zeros(3, 1, dtype=torch.int64)
@@ -120,7 +120,7 @@ def test_the_softmax_of_one_class_is_refused_by_the_methods_that_take_it(name: s
 def test_one_class_with_a_sigmoid_is_explained_by_every_method(name: str) -> None:
     anatomy = describe(network(name, classes=1))
     for method in methods.values():
-        assert "only class" not in (method().unsupported(anatomy) or "")
+        assert "only class" not in (method().refusal(anatomy) or "")
     chosen = methods.defaults(anatomy)
     assert check_supported(chosen, anatomy) == chosen
     assert "reciprocam" in {method.name for method in chosen}
@@ -141,7 +141,7 @@ def test_half_precision_of_the_network_leaves_the_comparison_with_texts_in_full(
     model = small_vit(**FAMILIES[kind]).float()
     images, targets = images_for(model).float(), torch.tensor([[1, 4], [2, 2], [0, 9]])
     names = ["legrad", "legrad:score=cosine", "legrad:authors_code", "reciprocam", "pm_zs", "pm_value", "cp_lrp"]
-    names = [name for name in names if not methods.parse(name).unsupported(describe(model))]
+    names = [name for name in names if not methods.parse(name).refusal(describe(model))]
     half, full = (explain(model, images, targets, names, precision=precision) for precision in ("bfloat16", "full"))  # type: ignore[arg-type]
     assert max(precision_error(half, full).values()) < 0.1
     if "texts" in kind:

@@ -34,7 +34,7 @@ def class_specific(name: str) -> bool:
 
 
 def applicable(model: nn.Module, names: list[str]) -> list[str]:
-    return [name for name in names if not methods.parse(name).unsupported(describe(model))]
+    return [name for name in names if not methods.parse(name).refusal(describe(model))]
 
 
 def compute_map(model: nn.Module, images: torch.Tensor, targets: torch.Tensor, name: str) -> torch.Tensor:
@@ -131,7 +131,9 @@ def test_a_constant_added_to_all_logits_changes_nothing(family: nn.Module, expla
         if hasattr(shifted, head):
             getattr(shifted, head).bias.data += 3.0
     changing = (
-        ("pm", "reciprocam", "rise", "tis", "vit_cx") if describe(family).class_activation == "sigmoid" else ("pm",)
+        ("occlusion", "pm", "reciprocam", "rise", "tis", "vit_cx")
+        if describe(family).class_activation == "sigmoid"
+        else ("pm",)
     )
     of_parts = ("logit", "gamma")  # γ asks for the sign of a logit
     if describe(family).class_activation == "sigmoid":

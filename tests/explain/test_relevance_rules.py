@@ -153,15 +153,15 @@ def test_what_the_rules_do_not_cover_is_refused() -> None:
     for block in model.blocks:
         block.attn.gate = nn.Linear(32, 32).double()
     for name in ("cp_lrp", "attn_lrp"):
-        assert "no rule for the gate" in (methods.parse(name).unsupported(describe(model)) or "")
-        assert methods.parse(name).unsupported(anatomy) is None
+        assert "no rule for the gate" in (methods.parse(name).refusal(describe(model)) or "")
+        assert methods.parse(name).refusal(anatomy) is None
 
 
 def test_a_patch_embedding_of_a_convolutional_network_is_read_at_its_output_only() -> None:
     model = small_vit("vit_tiny_r_s16_p8_224", img_size=64, patch_size=1)
-    assert methods.parse("attn_lrp").unsupported(describe(model)) is None
+    assert methods.parse("attn_lrp").refusal(describe(model)) is None
     assert "no rules for the patch embedding HybridEmbed" in (
-        methods.parse("attn_lrp:read=pixels").unsupported(describe(model)) or ""
+        methods.parse("attn_lrp:read=pixels").refusal(describe(model)) or ""
     )
 
 

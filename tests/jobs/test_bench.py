@@ -73,7 +73,7 @@ def test_half_precision_is_measured_in_half_precision(vitatlas) -> None:
     [
         ([], "Missing option '--model'"),
         (["--model", "vit_tinny"], "timm has no model 'vit_tinny'; did you mean"),
-        (["--model", "resnet18"], "ResNet cannot be explained"),
+        (["--model", "resnet18", "--methods", "legrad"], "legrad is not defined for ResNet"),
         ([*SMALL, "--methods", "lograd"], "there is no method 'lograd'; there are"),
         ([*SMALL, "--methods", "legrad,legrad"], "method legrad is named twice"),
         ([*SMALL, "--methods", "reciprocam:block=-99"], "reciprocam_block-99 is not defined for VisionTransformer"),

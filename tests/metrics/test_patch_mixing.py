@@ -16,7 +16,7 @@ from pipeline.metrics.registry import FAITHFULNESS
 
 def test_patches_become_pixels_and_what_is_left_over_stays() -> None:
     mask = torch.tensor([[True, False], [False, True]])
-    found = patches_to_pixels(mask, (2, 3), (5, 7))
+    found = patches_to_pixels(mask, ((0, 2, 4), (0, 3, 6)), (5, 7))
     assert found.shape == (5, 7)
     assert found[:2, :3].all()
     assert found[2:4, 3:6].all()

@@ -11,7 +11,9 @@ from pipeline.explain.attribution.generic_attention import GenericAttention as G
 from pipeline.explain.attribution.token_tm import TokenTM as TokenTM
 from pipeline.explain.attribution.beyond_intuition import BeyondIntuition as BeyondIntuition
 from pipeline.explain.attribution.transformer_attribution import TransformerAttribution as TransformerAttribution
+from pipeline.explain.attribution.cam import CAM as CAM
 from pipeline.explain.attribution.gradcam import GradCAM as GradCAM, AttentionGradCAM as AttentionGradCAM
+from pipeline.explain.attribution.gradcam_variants import GradCAMPlusPlus as GradCAMPlusPlus, LayerCAM as LayerCAM
 from pipeline.explain.attribution.agcam import AGCAM as AGCAM
 from pipeline.explain.attribution.legrad import LeGrad as LeGrad
 from pipeline.explain.attribution.reciprocam import ReciproCAM as ReciproCAM
@@ -26,6 +28,8 @@ from pipeline.explain.attribution.smoothgrad import SmoothGrad as SmoothGrad
 from pipeline.explain.attribution.lrp import CPLRP as CPLRP, AttnLRP as AttnLRP
 from pipeline.explain.attribution.libra_fullgrad import LibraFullGrad as LibraFullGrad
 from pipeline.explain.attribution.rise import RISE as RISE
+from pipeline.explain.attribution.occlusion import Occlusion as Occlusion
+from pipeline.explain.attribution.scorecam import ScoreCAM as ScoreCAM
 from pipeline.explain.attribution.vit_cx import ViTCX as ViTCX
 from pipeline.explain.attribution.tis import TiS as TiS
 from pipeline.explain.attribution.controls import Center as Center, Uniform as Uniform, Random as Random, Edges as Edges

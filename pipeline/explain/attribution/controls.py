@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.explain.method import Method
+from pipeline.explain.network import Requirement
+from pipeline.explain.network_trace import NetworkTrace
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Trace
 from pipeline.utils.random import rng_for
 
 
@@ -21,6 +22,7 @@ class Control(Method):
     class_specific = False
     paper = "–"
     cost = "0"
+    requirement = Requirement.IMAGES
 
 
 @methods.register
@@ -34,7 +36,7 @@ class Center(Control):
     base_name = "center"
     paper = "Choe et al., Evaluating WSOL Methods Right, CVPR 2020"
 
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+    def compute(self, trace: NetworkTrace, targets: Tensor) -> Tensor:
         rows, columns = trace.anatomy.grid
         y = (torch.arange(rows, dtype=torch.float64) + 0.5) / rows * 2 - 1
         x = (torch.arange(columns, dtype=torch.float64) + 0.5) / columns * 2 - 1
@@ -49,7 +51,7 @@ class Uniform(Control):
 
     base_name = "uniform"
 
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+    def compute(self, trace: NetworkTrace, targets: Tensor) -> Tensor:
         return trace.images.new_ones(len(trace.images), 1, *trace.anatomy.grid)
 
 
@@ -60,7 +62,7 @@ class Random(Control):
 
     base_name = "random"
 
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+    def compute(self, trace: NetworkTrace, targets: Tensor) -> Tensor:
         maps = [rng_for(self.name, key, trace.seed).random(trace.anatomy.grid) for key in trace.keys]
         return torch.from_numpy(np.stack(maps)).to(trace.images)[:, None]
 
@@ -76,7 +78,7 @@ class Edges(Control):
     base_name = "edges"
     paper = "Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018"
 
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+    def compute(self, trace: NetworkTrace, targets: Tensor) -> Tensor:
         gray = F.pad(trace.images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
         horizontal = gray.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
         kernels = torch.stack([horizontal, horizontal.T])[:, None]

@@ -6,7 +6,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from pipeline.explain.anatomy import Anatomy, describe
+from pipeline.explain.anatomy import Anatomy, describe_transformer
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.attribution.learned import LearnedMethod
 from pipeline.explain.capture import Capture
@@ -64,7 +64,7 @@ class DiffMask(LearnedMethod):
             model: the network that the gates were trained for.
             images: [B, 3, H, W], preprocessed.
         """
-        anatomy = describe(model)
+        anatomy = describe_transformer(model)
         with preserve_model_state(model), torch.no_grad():
             trace = record_forward(model, anatomy, images, Capture.TOKENS, ("",) * len(images), 0)
             return trace.to_grid(self._keep_probability(trace))

@@ -1,14 +1,14 @@
 """Gradient × input."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attribution.gradient_method import GradientMethod, embedding_relevance
 from pipeline.explain.capture import Capture
+from pipeline.explain.network import Network, Requirement
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Trace
 
 
 @methods.register
@@ -26,11 +26,12 @@ class GradInput(GradientMethod):
     base_name = "grad_input"
     paper = "Shrikumar et al., Learning Important Features, ICML 2017"
     cost = "≈1, shared"
+    requirement = Requirement.IMAGES
 
-    def needs(self, anatomy: Anatomy) -> Capture:
+    def needs(self, anatomy: Network) -> Capture:
         return Capture.IMAGE_GRADIENTS if self.backward == "ordinary" else Capture.EMBEDDING_GRADIENTS
 
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+    def compute(self, trace: Any, targets: Tensor) -> Tensor:
         gradients = trace.gradients(targets, self.backward_pass)
         if self.backward == "libra":
             return embedding_relevance(trace, gradients.embedding)

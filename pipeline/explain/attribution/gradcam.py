@@ -1,4 +1,4 @@
-"""Grad-CAM on tokens, and on attention."""
+"""Grad-CAM on features, and on attention."""
 
 from dataclasses import dataclass
 
@@ -6,21 +6,23 @@ import torch
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.attribution.gradient_method import GradientMethod
+from pipeline.explain.attribution.gradient_method import FeatureMethod, GradientMethod
 from pipeline.explain.attribution.readout_attention import mean_over_queries, readout_attention, readout_queries
 from pipeline.explain.capture import Capture
+from pipeline.explain.network_trace import NetworkTrace
 from pipeline.explain.registry import methods
 from pipeline.explain.trace import Trace
 
 
 @methods.register
 @dataclass(frozen=True)
-class GradCAM(GradientMethod):
-    """Tokens at the last attention's input, weighted per channel by their mean gradient, positive part.
+class GradCAM(FeatureMethod):
+    """Features in front of the read-out, weighted per channel by their mean gradient, positive part.
 
-    F = ``norm1`` output of the last block, patch tokens [N, D]; w = mean over patches of ∂y_c/∂F [D];
-    E = ReLU(F w). After the last attention the patch tokens of a class-token read-out have no gradient, so
-    this is the last place where Grad-CAM is defined. Cost: a backward through one block.
+    F = features of the positions [N, D]; w = mean over positions of ∂y_c/∂F [D]; E = ReLU(F w). In a plain vision
+    transformer F is the ``norm1`` output of the last block: after the last attention the patch tokens of a class-token
+    read-out have no gradient, so this is the last place where Grad-CAM is defined. In other networks it is the grid
+    that the read-out sees, or that of another layer. Cost: a backward from there.
 
     Public implementations differ in the layer: pytorch-grad-cam's example, followed here, uses the last
     ``norm1``; Vision DiffMask's comparison uses ``norm2`` of the block before, smoothed.
@@ -30,19 +32,9 @@ class GradCAM(GradientMethod):
     paper = "Selvaraju et al., Grad-CAM, ICCV 2017; on ViT tokens as in pytorch-grad-cam"
     cost = "≈0.1"
 
-    def needs(self, anatomy: Anatomy) -> Capture:
-        return Capture.LAST_GRADIENTS
-
-    def first_block(self, anatomy: Anatomy) -> int:
-        return anatomy.depth - 1
-
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        gradient = trace.gradients(targets, self.backward_pass).last_tokens
-        assert gradient is not None
-        patches = trace.anatomy.patch_tokens
-        tokens = trace.last_attention.tokens[:, patches].to(trace.images.dtype)
-        weights = gradient[:, patches].to(tokens).mean(1)
-        return trace.to_grid(torch.einsum("bnd,bd->bn", tokens, weights).relu_())
+    def compute(self, trace: NetworkTrace, targets: Tensor) -> Tensor:
+        features, gradient = self.features_and_gradient(trace, targets)
+        return trace.to_layer_grid(torch.einsum("bnd,bd->bn", features, gradient.mean(1)).relu_(), self.layer)
 
 
 @methods.register

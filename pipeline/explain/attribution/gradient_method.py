@@ -6,9 +6,11 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.capture import BackwardPass
+from pipeline.explain.capture import BackwardPass, Capture
 from pipeline.explain.method import Method
-from pipeline.explain.relevance_rules import LIBRA, rules_fault
+from pipeline.explain.network import LAST, Network, Requirement
+from pipeline.explain.network_trace import NetworkTrace
+from pipeline.explain.relevance_rules import LIBRA
 from pipeline.explain.target_score import Target, target_fault
 from pipeline.explain.trace import Trace
 
@@ -25,7 +27,7 @@ class TargetMethod(Method):
 
     target: Target = "logit"
 
-    def unsupported(self, anatomy: Anatomy) -> str | None:
+    def unsupported(self, anatomy: Any) -> str | None:
         return target_fault(anatomy, self.target)
 
     @property
@@ -47,12 +49,43 @@ class GradientMethod(TargetMethod):
 
     backward: Literal["ordinary", "libra"] = "ordinary"
 
-    def unsupported(self, anatomy: Anatomy) -> str | None:
-        return super().unsupported(anatomy) or (rules_fault(anatomy) if self.backward == "libra" else None)
+    @property
+    def requires(self) -> Requirement:
+        return Requirement.LAYERS if self.backward == "libra" else self.requirement
 
     @property
     def backward_pass(self) -> BackwardPass:
         return BackwardPass(self.target, LIBRA if self.backward == "libra" else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureMethod(GradientMethod):
+    """Base of methods of gradients that are read at a grid of features.
+
+    Options:
+        layer: ``last`` is the grid in front of the read-out; ``stage1`` to ``stage4`` of a network of stages are the
+            last features of which each covers 4, 8, 16 and 32 pixels in a row. Maps have the grid of their layer.
+    """
+
+    later_options: ClassVar[tuple[str, ...]] = ("target", "backward", "layer")
+    requirement: ClassVar[Requirement] = Requirement.FEATURES
+
+    layer: str = LAST
+
+    @property
+    def layer_name(self) -> str:
+        return self.layer
+
+    def needs(self, anatomy: Network) -> Capture:
+        return Capture.LAST_GRADIENTS
+
+    def first_block(self, anatomy: Anatomy) -> int:
+        return anatomy.depth - 1
+
+    def features_and_gradient(self, trace: NetworkTrace, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features of the layer and the gradient of the target with respect to them: [B, N, D] each."""
+        features = trace.features_at(self.layer)
+        return features, trace.feature_gradients(self.layer, targets, self.backward_pass)
 
 
 def embedding_relevance(trace: Trace, gradient: Tensor | None) -> Tensor:

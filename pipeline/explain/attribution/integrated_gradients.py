@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attribution.gradient_method import GradientMethod
+from pipeline.explain.network import Network, Requirement
+from pipeline.explain.network_trace import NetworkTrace
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Trace
 
 
 @methods.register
@@ -35,14 +35,15 @@ class IntegratedGradients(GradientMethod):
     paper = "Sundararajan et al., Axiomatic Attribution for Deep Networks, ICML 2017"
     cost = "≈2.2 · nodes"
     default = False
+    requirement = Requirement.IMAGES
     extra_outputs = ("completeness",)
 
     nodes: int = 64
 
-    def unsupported(self, anatomy: Anatomy) -> str | None:
+    def unsupported(self, anatomy: Network) -> str | None:
         return super().unsupported(anatomy) if self.nodes > 0 else "it needs at least one node"
 
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+    def compute(self, trace: NetworkTrace, targets: Tensor) -> Tensor:
         nodes, weights = np.polynomial.legendre.leggauss(self.nodes)  # on [−1, 1]
         mean = torch.zeros_like(trace.images)
         for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):

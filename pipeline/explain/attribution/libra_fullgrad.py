@@ -7,8 +7,9 @@ from torch import Tensor
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attribution.gradient_method import TargetMethod
 from pipeline.explain.capture import BackwardPass, Capture
+from pipeline.explain.network import Requirement
 from pipeline.explain.registry import methods
-from pipeline.explain.relevance_rules import LIBRA, rules_fault
+from pipeline.explain.relevance_rules import LIBRA
 from pipeline.explain.trace import Trace
 
 
@@ -28,6 +29,7 @@ class LibraFullGrad(TargetMethod):
     paper = "FullGrad+ of Mehri et al., LibraGrad, CVPR 2025 (arXiv 2411.16760); Srinivas & Fleuret, NeurIPS 2019"
     provenance = "rules of the authors' code"
     cost = "≈1.2, shared with cp_lrp"
+    requirement = Requirement.LAYERS
 
     @property
     def backward_pass(self) -> BackwardPass:
@@ -35,9 +37,6 @@ class LibraFullGrad(TargetMethod):
 
     def needs(self, anatomy: Anatomy) -> Capture:
         return Capture.TOKEN_GRADIENTS
-
-    def unsupported(self, anatomy: Anatomy) -> str | None:
-        return rules_fault(anatomy) or super().unsupported(anatomy)
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         gradients = trace.gradients(targets, self.backward_pass)

@@ -9,8 +9,9 @@ from torch import Tensor
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attribution.gradient_method import TargetMethod, embedding_relevance
 from pipeline.explain.capture import BackwardPass, Capture
+from pipeline.explain.network import Requirement
 from pipeline.explain.registry import methods
-from pipeline.explain.relevance_rules import ATTN_LRP, LIBRA, Rules, rules_fault
+from pipeline.explain.relevance_rules import ATTN_LRP, LIBRA, Rules
 from pipeline.explain.trace import Trace
 
 
@@ -28,6 +29,7 @@ class RelevanceMethod(TargetMethod):
         linear_gamma: γ of linear layers, where the patch embedding has another (LXT's example: 0.25 and 0.05).
     """
 
+    requirement: ClassVar[Requirement] = Requirement.LAYERS
     later_options: ClassVar[tuple[str, ...]] = ("target", "read", "gamma", "gamma_in_attention", "linear_gamma")
 
     read: Literal["embedding", "pixels"] = "embedding"
@@ -64,7 +66,7 @@ class RelevanceMethod(TargetMethod):
             return "gamma_in_attention=false says where γ is used, and the linear layers have none; give gamma"
         if self.read == "pixels" and anatomy.embedding != "PatchEmbed":
             return f"there are no rules for the patch embedding {anatomy.embedding}; take read=embedding"
-        return rules_fault(anatomy) or super().unsupported(anatomy)
+        return super().unsupported(anatomy)
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
         gradients = trace.gradients(targets, self.backward_pass)

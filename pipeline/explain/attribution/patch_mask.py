@@ -10,10 +10,11 @@ from torch.func import functional_call
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.attribution.learned import LearnedMethod
+from pipeline.explain.network_trace import gather_class_values
 from pipeline.explain.readout import PATCH_READOUT_DESIGN, PatchReadout, patch_probabilities
 from pipeline.explain.registry import methods
 from pipeline.explain.target_score import PatchTarget, compared_classes, target_fault, target_values
-from pipeline.explain.trace import Trace, gather_class_values
+from pipeline.explain.trace import Trace
 from schemas.errors import UsageError
 
 

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import ReplaceAttentionOutput
 from pipeline.explain.method import Method, constant_probability_fault
+from pipeline.explain.network import Network, Requirement
+from pipeline.explain.network_trace import NetworkTrace, gather_class_values
 from pipeline.explain.readout import PATCH_READOUT_DESIGN, patch_logits, patch_probabilities
 from pipeline.explain.registry import methods
 from pipeline.explain.target_score import PatchTarget, target_fault
-from pipeline.explain.trace import Trace, gather_class_values
+from pipeline.explain.trace import Trace
 
 
 @methods.register
@@ -21,7 +22,8 @@ class PatchMaskZeroShot(Method):
     E_i = σ(head(fc_norm(norm(x_i)))_c) with x_i the patch tokens after the last block: the read-out of
     ``pm`` without its training. Where norm precedes the mean (``fc_norm`` off), the mean over patches of the
     logits is the logit of the image: class activation mapping. A class-token network was never
-    trained there: its logits have no gradient at these tokens. Cost: N·D·C, about 1 % of a forward.
+    trained there: its logits have no gradient at these tokens. In a network that is no plain vision transformer x_i is
+    a position of the features in front of the mean. Cost: N·D·C, about 1 % of a forward.
 
     Options:
         target: the number of each patch that is read, the ``probability`` or one of the [targets](#targets).
@@ -33,14 +35,17 @@ class PatchMaskZeroShot(Method):
     provenance = PATCH_READOUT_DESIGN
     cost = "≈0.01"
     later_options = ("target",)
+    requirement = Requirement.FEATURES
 
     target: PatchTarget = "probability"
 
-    def unsupported(self, anatomy: Anatomy) -> str | None:
+    def unsupported(self, anatomy: Network) -> str | None:
+        if anatomy.readout in ("features", "other"):
+            return "its classifier does not read the mean of the features, so that it cannot read a single position"
         return _patch_fault(anatomy, self.target)
 
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        return _class_maps(trace, trace.last_output[:, trace.anatomy.patch_tokens], targets, self.target)
+    def compute(self, trace: NetworkTrace, targets: Tensor) -> Tensor:
+        return _class_maps(trace, trace.patch_logits(), targets, self.target)
 
 
 @methods.register
@@ -65,7 +70,7 @@ class PatchMaskValue(Method):
 
     target: PatchTarget = "probability"
 
-    def unsupported(self, anatomy: Anatomy) -> str | None:
+    def unsupported(self, anatomy: Network) -> str | None:
         return _patch_fault(anatomy, self.target)
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
@@ -75,20 +80,20 @@ class PatchMaskValue(Method):
         with trace.autocast(), ReplaceAttentionOutput(trace.last_attention.value[:, :, needed].detach()):
             tokens = trace.model.blocks[-1](trace.block_input(-1)[:, needed].detach())
         patches = tokens[:, anatomy.patch_tokens] if anatomy.registers else tokens
-        return _class_maps(trace, patches, targets, self.target)
+        with trace.autocast():
+            logits = patch_logits(trace.model, anatomy, patches)
+        return _class_maps(trace, logits.to(trace.images.dtype), targets, self.target)
 
 
-def _patch_fault(anatomy: Anatomy, target: PatchTarget) -> str | None:
+def _patch_fault(anatomy: Network, target: PatchTarget) -> str | None:
     """Return why patches cannot be read so, such as by the softmax of one text; None if they can."""
     if target != "probability":
         return target_fault(anatomy, target)
     return constant_probability_fault(anatomy) if anatomy.classifier == "ZeroShotHead" else None
 
 
-def _class_maps(trace: Trace, tokens: Tensor, targets: Tensor, target: PatchTarget) -> Tensor:
-    with trace.autocast():
-        logits = patch_logits(trace.model, trace.anatomy, tokens)
-    logits = logits.to(trace.images.dtype)
+def _class_maps(trace: NetworkTrace, logits: Tensor, targets: Tensor, target: PatchTarget) -> Tensor:
+    """Compute maps of the logits [B, N, C] of positions."""
     if target == "probability":
         return trace.to_grid(gather_class_values(patch_probabilities(trace.model, logits), targets))
     return trace.to_grid(trace.target_values(logits, targets, target).transpose(1, 2))

@@ -2,16 +2,16 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attribution.gradient_method import TargetMethod
 from pipeline.explain.method import constant_probability_fault
+from pipeline.explain.network_trace import NetworkTrace
 from pipeline.explain.target_score import Target, compared_classes, target_values
-from pipeline.explain.trace import Trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +27,10 @@ class PerturbationMethod(TargetMethod):
 
     target: Target = "softmax"
 
-    def unsupported(self, anatomy: Anatomy) -> str | None:
+    def unsupported(self, anatomy: Any) -> str | None:
         return constant_probability_fault(anatomy) if self.target == "softmax" else super().unsupported(anatomy)
 
-    def values(self, trace: Trace, row: int, logits: Tensor, classes: Tensor) -> Tensor:
+    def values(self, trace: NetworkTrace, row: int, logits: Tensor, classes: Tensor) -> Tensor:
         """Compute the number that a map explains for copies of an image: [M, K].
 
         Args:
@@ -43,18 +43,18 @@ class PerturbationMethod(TargetMethod):
         compared = None if compared is None else compared.expand(len(logits), -1, -1)
         return target_values(trace.model, logits, classes.expand(len(logits), -1), self.target, compared)
 
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        maps = trace.images.new_empty(*targets.shape, *trace.anatomy.grid)
+    def compute(self, trace: NetworkTrace, targets: Tensor) -> Tensor:
+        maps = trace.images.new_empty(*targets.shape, *self.grid(trace.anatomy))
         for row, classes in enumerate(targets):
             maps[row] = self.explain_image(trace, row, classes)
         return maps
 
     @abstractmethod
-    def explain_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
+    def explain_image(self, trace: Any, row: int, classes: Tensor) -> Tensor:
         """Compute the maps of one image.
 
         Args:
-            trace: a recorded forward.
+            trace: a recorded forward, see ``Method.compute``.
             row: index of the image in the batch.
             classes: int64 [K].
 

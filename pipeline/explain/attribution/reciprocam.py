@@ -1,4 +1,4 @@
-"""ViT-ReciproCAM."""
+"""Recipro-CAM and ViT-ReciproCAM."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +11,8 @@ from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention
 from pipeline.explain.capture import Capture
 from pipeline.explain.method import Method, constant_probability_fault
+from pipeline.explain.network import LAST, Network, Requirement
+from pipeline.explain.network_trace import NetworkTrace
 from pipeline.explain.registry import methods
 from pipeline.explain.target_score import target_fault
 from pipeline.explain.trace import Trace
@@ -47,6 +49,10 @@ class ReciproCAM(Method):
     This is exact. The mean read-out, and any block but the last, use the general form: N masked
     copies through the rest of the network, in chunks.
 
+    In a network that is no plain vision transformer the features in front of the read-out are masked, and
+    the read-out runs on the N masked grids: Recipro-CAM at the last layer. Where it reads their mean, only the N means
+    are computed.
+
     Options:
         kernel: ``gaussian`` as in the paper (weights ¼, ⅛, 1⁄16), ``peak`` the same scaled to 1 in the
             center, ``box`` all ones, ``single`` the patch alone (the paper's 1×1).
@@ -63,7 +69,7 @@ class ReciproCAM(Method):
     base_name = "reciprocam"
     multi_target = True
     option_aliases: ClassVar = {"target": "score"}
-    paper = "Byun & Lee, ViT-ReciproCAM, 2023 (arXiv 2310.02588)"
+    paper = "Byun & Lee, ViT-ReciproCAM, 2023 (arXiv 2310.02588); Recipro-CAM, 2022 (arXiv 2209.14074)"
     cost = "≈0.2; mean read-out ≈N/L"
     presets: ClassVar = {"authors_code": {"block": -2}}
 
@@ -71,27 +77,40 @@ class ReciproCAM(Method):
     score: Literal["softmax", "logit", "contrast_mean", "contrast_max", "logsoftmax", "finer"] = "softmax"
     block: int = -1
 
+    @property
+    def requires(self) -> Requirement:
+        return Requirement.FEATURES if self.block == -1 else Requirement.ATTENTION
+
     @classmethod
-    def default_for(cls, anatomy: Anatomy) -> Self:
+    def default_for(cls, anatomy: Network) -> Self:
         return cls(score="logit") if anatomy.has_constant_probability else cls()
 
-    def needs(self, anatomy: Anatomy) -> Capture:
+    def needs(self, anatomy: Network) -> Capture:
         return Capture.LAST_BLOCK if self.block == -1 else Capture.TOKENS | Capture.ATTENTION
 
-    def unsupported(self, anatomy: Anatomy) -> str | None:
+    def unsupported(self, anatomy: Network) -> str | None:
+        if anatomy.readout == "other":
+            return "its read-out cannot be run apart from the network on masked features"
+        if isinstance(anatomy, Anatomy) and (reason := self._block_fault(anatomy)):
+            return reason
+        if self.score != "softmax":
+            return target_fault(anatomy, self.score)
+        fault = constant_probability_fault(anatomy)
+        return fault and f"{fault}; or take score=logit"
+
+    def _block_fault(self, anatomy: Anatomy) -> str | None:
         if not -anatomy.depth <= self.block <= -1:
             return f"there is no block {self.block}; choose −1 (the last) to −{anatomy.depth}"
         if anatomy.readout == "pool" and self.block != -1:
             return (
                 "with an attention pooler the tokens are masked before the pooler, after every block; leave out block"
             )
-        if self.score != "softmax":
-            return target_fault(anatomy, self.score)
-        fault = constant_probability_fault(anatomy)
-        return fault and f"{fault}; or take score=logit"
+        return None
 
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        if trace.pooler is not None:
+    def compute(self, trace: NetworkTrace, targets: Tensor) -> Tensor:
+        if not isinstance(trace, Trace):
+            logits = _masked_features(trace, self.kernel)
+        elif trace.pooler is not None:
             logits = _masked_pool(trace, trace.pooler, self.kernel)
         elif trace.anatomy.readout == "token" and self.block == -1:
             logits = _masked_token(trace, self.kernel)
@@ -116,6 +135,23 @@ def mask_weights(kernel: Kernel, grid: tuple[int, int]) -> Tensor:
                 for x in range(max(0, -dx), min(columns, columns - dx)):
                     weights[y, x, y + dy, x + dx] = weight
     return weights.reshape(rows * columns, rows * columns)
+
+
+def _masked_features(trace: NetworkTrace, kernel: Kernel) -> Tensor:
+    """Compute logits [B, N, C] of N masked copies of the features in front of the read-out."""
+    features, grid = trace.features_at(LAST), trace.anatomy.grid
+    weights = mask_weights(kernel, grid).to(features)
+    if trace.anatomy.readout == "mean":
+        means = torch.einsum("mn,bnd->bmd", weights / len(weights), features)
+        return trace.read_features(means.flatten(0, 1)[:, None, None]).unflatten(0, means.shape[:2])
+    prefix = trace.prefix_features()
+    chunk_size = max(1, _CHUNK_SIZE // (features.shape[0] * features.shape[1]))
+    logits = []
+    for masks in weights.split(chunk_size):
+        copies = (masks[:, None, :, None] * features).flatten(0, 1).unflatten(1, grid)
+        copied_prefix = prefix.expand(len(masks), -1, -1, -1).flatten(0, 1)
+        logits.append(trace.read_features(copies, copied_prefix).unflatten(0, (len(masks), -1)))
+    return torch.cat(logits).transpose(0, 1)
 
 
 def _masked_attention(trace: Trace, call: AttentionCall, queries: int, kernel: Kernel) -> Tensor:

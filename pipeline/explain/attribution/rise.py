@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attribution.perturbation import PerturbationMethod, interpolation_matrix
+from pipeline.explain.network import Network, Requirement
+from pipeline.explain.network_trace import NetworkTrace
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Trace
 from pipeline.utils.random import rng_for
 
 _CHUNK_SIZE = 128
@@ -42,19 +42,20 @@ class RISE(PerturbationMethod):
     base_name = "rise"
     paper = "Petsiuk et al., RISE: Randomized Input Sampling for Explanation, BMVC 2018"
     cost = "masks"
+    requirement = Requirement.IMAGES
 
     masks: int = 4000
     cells: int = 8
     keep: float = 0.5
 
-    def unsupported(self, anatomy: Anatomy) -> str | None:
+    def unsupported(self, anatomy: Network) -> str | None:
         if self.masks < 1 or self.cells < 1:
             return "it needs at least one mask and one cell"
         if not 0 < self.keep <= 1:
             return f"keep is {self.keep}; it must be above 0 and at most 1"
         return super().unsupported(anatomy)
 
-    def explain_image(self, trace: Trace, row: int, classes: Tensor) -> Tensor:
+    def explain_image(self, trace: NetworkTrace, row: int, classes: Tensor) -> Tensor:
         image = trace.images[row]
         cell = [-(-side // self.cells) for side in trace.anatomy.input_size]
         rng = rng_for(self.random_name, trace.keys[row], trace.seed)

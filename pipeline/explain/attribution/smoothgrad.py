@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attribution.gradient_method import GradientMethod
+from pipeline.explain.network import Network, Requirement
+from pipeline.explain.network_trace import NetworkTrace
 from pipeline.explain.registry import methods
-from pipeline.explain.trace import Trace
 from pipeline.utils.random import rng_for
 
 
@@ -34,16 +34,17 @@ class SmoothGrad(GradientMethod):
     paper = "Smilkov et al., SmoothGrad, 2017 (arXiv 1706.03825)"
     cost = "≈2.2 · samples"
     default = False
+    requirement = Requirement.IMAGES
 
     samples: int = 50
     noise: float = 0.15
 
-    def unsupported(self, anatomy: Anatomy) -> str | None:
+    def unsupported(self, anatomy: Network) -> str | None:
         if self.samples <= 0 or self.noise < 0:
             return "it needs at least one sample, and noise of at least 0"
         return super().unsupported(anatomy)
 
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+    def compute(self, trace: NetworkTrace, targets: Tensor) -> Tensor:
         images = trace.images
         rngs = [
             rng_for(self.random_name, key, trace.seed, target)

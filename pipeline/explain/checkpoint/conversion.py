@@ -57,7 +57,10 @@ def _parts(names: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
 
 
 def _resampling(given: StateDict, converted: StateDict, model: Any) -> PositionsRecord | None:
-    grid: tuple[int, int] = tuple(model.patch_embed.grid_size)
+    sides = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if sides is None:  # of a network whose weights do not depend on the size of images
+        return None
+    grid: tuple[int, int] = tuple(sides)
     for name, tensor in converted.items():
         side = grid_side(name, given[name], tensor, grid) if name in given else 0
         if side:

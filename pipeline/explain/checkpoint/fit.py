@@ -6,7 +6,6 @@ from typing import Any, get_args
 import timm
 from torch import nn
 
-from pipeline.explain.anatomy import describe
 from pipeline.explain.checkpoint.conversion import ACTIVATIONS, describe_conversion, grid_side, require_whole_patches
 from pipeline.explain.checkpoint.convert import convert
 from pipeline.explain.checkpoint.derive import derive_config
@@ -19,7 +18,9 @@ from pipeline.explain.checkpoint.preprocessor import images_beside
 from pipeline.explain.checkpoint.recognize import Renamed, recognize
 from pipeline.explain.checkpoint.transformers_config import Facts, TransformersConfig
 from pipeline.explain.checkpoint.weights_file import read_weights
+from pipeline.explain.description import describe
 from pipeline.explain.head_modules import TokenAndMean
+from pipeline.explain.module_classes import NETWORKS, base_class
 from schemas.errors import UsageError
 from schemas.model import ConversionRecord
 from schemas.run import GlobalPool
@@ -174,8 +175,8 @@ def fit(
         arguments |= _activation(config, network, facts.activation, layout.activation, source)
 
     networks = [_Network(config, arguments, count, epsilon) for count in classes]
-    fitting: dict[str, tuple[_Network, StateDict]] = {}
-    for name in [read_out] if read_out else get_args(GlobalPool):
+    fitting: dict[str | None, tuple[_Network, StateDict]] = {}
+    for name in [read_out] if read_out else _read_outs(networks[0]):
         for network_of in networks:
             try:
                 skeleton = network_of.build(name)
@@ -187,7 +188,7 @@ def fit(
             if not len(difference):
                 fitting[name] = network_of, converted
     if not fitting or (len(fitting) > 1 and not has_head):
-        raise _refusal(config, source, given, networks[0], read_out, list(fitting), has_head)
+        raise _refusal(config, source, given, networks[0], read_out, [name or "" for name in fitting], has_head)
     name, (network_of, converted) = next(iter(fitting.items()))
     model = network_of.build(name, meta=False)
     try:
@@ -200,12 +201,17 @@ def fit(
             raise UsageError(
                 f"{source}: {name} has values that are not finite; take a checkpoint from before it diverged"
             )
-    if layout is not None and isinstance(model.head, nn.Linear):
-        model.head.projects = layout.projects  # type: ignore[assignment]
+    if layout is not None and isinstance(head := getattr(model, "head", None), nn.Linear):
+        head.projects = layout.projects  # type: ignore[assignment]
     if layout is not None and layout.normalization and config.images is None:
         mean, std = layout.normalization
         model.pretrained_cfg = getattr(model, "pretrained_cfg", {}) | {"mean": mean, "std": std}  # type: ignore[assignment]
     return model, describe_conversion(given, model, converted)
+
+
+def _read_outs(network_of: _Network) -> tuple[str | None, ...]:
+    """Return the read-outs that a network may have been trained with; other networks than transformers have one."""
+    return get_args(GlobalPool) if base_class(network_of.build(None)) in NETWORKS else (None,)
 
 
 def _read_out(given: Renamed, asked: str | None, path: str) -> str | None:
@@ -218,8 +224,10 @@ def _read_out(given: Renamed, asked: str | None, path: str) -> str | None:
 
 def _number_of_classes(config: ModelConfig, given: Renamed, path: str) -> list[int | None]:
     """Return the numbers of classes that a network of the weights may have; None is that of the architecture."""
-    head = given.weights.get("head.weight")
-    if head is None or head.ndim != 2:
+    known = timm.get_pretrained_cfg(config.architecture.partition(".")[0])
+    names = getattr(known, "classifier", None) or "head"
+    head = given.weights.get(f"{names if isinstance(names, str) else names[0]}.weight")
+    if head is None or head.ndim < 2:
         return [0] if given.layout else [None, 0]
     if config.classes not in (None, len(head)):
         named = " and ".join(f"{name} is {count}" for name, count in config.class_counts.items())
@@ -300,7 +308,9 @@ def _hint(weights: StateDict, network: Any) -> str:
     expected = network.state_dict()
     if "head.weight" not in weights and "head.weight" in expected:
         return "; it has no classifier, so there is no class to explain: add a head file by --head FILE"
-    embed = network.patch_embed
+    embed: Any = getattr(network, "patch_embed", None)
+    if getattr(embed, "grid_size", None) is None:
+        return ""
     sides = [
         grid_side(name, weights[name], expected[name], embed.grid_size) for name in weights.keys() & expected.keys()
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.explain import Anatomy
+from pipeline.explain import Network
 from pipeline.metrics.metric import MetricBatch, MetricCost
 from pipeline.metrics.random_logit import sample_other_classes
 from pipeline.rank.signal import Signal, SignalValue
@@ -27,7 +27,7 @@ class ClassDifference(Signal):
     checked = "whole images"
     is_check = True
 
-    def is_defined(self, anatomy: Anatomy) -> bool:
+    def is_defined(self, anatomy: Network) -> bool:
         return anatomy.classes > 1
 
     def cost(self, methods: int) -> MetricCost:

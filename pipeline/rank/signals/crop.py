@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from pipeline.explain import Anatomy
+from pipeline.explain import Network
 from pipeline.explain.readout import class_log_probabilities
 from pipeline.metrics.metric import MetricBatch, MetricCost
 from pipeline.rank.signal import Signal, SignalValue
@@ -33,7 +33,7 @@ class Crop(Signal):
 
     side: int = 5
 
-    def is_defined(self, anatomy: Anatomy) -> bool:
+    def is_defined(self, anatomy: Network) -> bool:
         return min(anatomy.grid) >= 2
 
     def cost(self, methods: int) -> MetricCost:
@@ -69,12 +69,11 @@ def _predict(
         Probability of the explained class, float64 [B, windows]; and the class of the largest probability of all
         classes and windows, int64 [B].
     """
-    (patch_height, patch_width), images = batch.model.anatomy.patch, batch.images
+    (down, across), images = batch.model.anatomy.cell_edges, batch.images
     class_ids = torch.from_numpy(batch.class_ids).to(images.device)
     explained, best, classes = [], [], []
     for row, column in corners:
-        y, x = row * patch_height, column * patch_width
-        crop = images[:, :, y : y + size[0] * patch_height, x : x + size[1] * patch_width]
+        crop = images[:, :, down[row] : down[row + size[0]], across[column] : across[column + size[1]]]
         enlarged = F.interpolate(crop, size=images.shape[2:], mode="bilinear", align_corners=False)
         log_probabilities = class_log_probabilities(batch.model.model, batch.model.model(enlarged).double())
         explained.append(log_probabilities.gather(1, class_ids)[:, 0].exp().cpu().numpy())

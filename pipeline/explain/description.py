@@ -1,0 +1,139 @@
+"""``describe``: what a network offers to attribution methods."""
+
+from typing import Any
+
+from torch import nn
+
+from pipeline.explain.anatomy import NoGlobalAttention, describe_transformer
+from pipeline.explain.classifier_faults import NO_CLASSIFIER, classes_fault
+from pipeline.explain.feature_layers import NoFeatureGrid, find_features, is_linear, reads_mean
+from pipeline.explain.head import head_activation
+from pipeline.explain.module_classes import NETWORKS, base_class, find_wrapper_fault
+from pipeline.explain.network import FeatureLayer, Network, Requirement
+from pipeline.explain.shape_run import ShapeRun, run_shapes
+from schemas.errors import UnsupportedModel
+
+Size = tuple[int, int]
+
+
+def describe(model: nn.Module, size: Size | None = None) -> Network:
+    """Describe a network.
+
+    Args:
+        model: a network that returns logits [B, C] of images [B, 3, H, W].
+        size: height and width of the images, for a network that takes several sizes; by default those that it states.
+
+    Returns:
+        An ``Anatomy`` for a plain vision transformer of timm.
+
+    Raises:
+        UnsupportedModel: no method is defined for it; the message gives the reason.
+    """
+    if reason := _general_fault(model):
+        raise UnsupportedModel(f"{type(model).__name__} cannot be explained: {reason}")
+    try:
+        return describe_transformer(model)
+    except NoGlobalAttention as refusal:
+        return _describe_any(model, size, refusal.reason)
+
+
+def _general_fault(model: Any) -> str | None:
+    """Return the reason why no method is defined for a model of whatever structure, or None."""
+    if not isinstance(model, nn.Module):
+        return "it is not a torch.nn.Module"
+    if reason := find_wrapper_fault(model):
+        return reason
+    if base_class(model) not in NETWORKS:
+        if isinstance(model, NETWORKS):
+            known = ", ".join(network.__name__ for network in NETWORKS)
+            return f"it is none of timm's {known}, but a class derived from one; load its weights into timm's model"
+        for path, module in model.named_modules():
+            if base_class(module) in NETWORKS:
+                return f"it wraps a {type(module).__name__}; give that, model.{path}"
+    if any(base.__module__.startswith("transformers.") for base in type(model).__mro__):
+        return "it is a model of transformers that is no plain vision transformer, or none that timm has"
+    return None
+
+
+def _describe_any(model: Any, size: Size | None, no_attention: str) -> Network:
+    """Describe a network that is no plain vision transformer.
+
+    Args:
+        model: the network.
+        size: see ``describe``.
+        no_attention: the reason why it offers no global attention.
+    """
+    family, own_size = type(model).__name__, _stated_size(model)
+    if size is None and own_size is None:
+        raise UnsupportedModel(
+            f"{family} cannot be explained: it does not state the size of its images; "
+            "give describe(model, (height, width))"
+        )
+    if reason := _classifier_fault(model):
+        raise UnsupportedModel(f"{family} cannot be explained: {reason}")
+    size, run = _run(model, size, own_size)
+    classes = run.logits[1]
+    reason = classes_fault(model, classes)
+    if not reason and getattr(run.last_linear, "out_features", getattr(run.last_linear, "out_channels", 0)) != classes:
+        reason = f"its last linear layer does not have its {classes} outputs, so that these may be no logits"
+    if reason:
+        raise UnsupportedModel(f"{family} cannot be explained: {reason}")
+    missing = {
+        Requirement.ATTENTION: no_attention,
+        Requirement.LAYERS: "there are rules for the layers of plain vision transformers only",
+    }
+    features: tuple[FeatureLayer, ...] = ()
+    try:
+        features = find_features(model, run, size)
+    except NoFeatureGrid as refusal:
+        missing[Requirement.FEATURES] = str(refusal)
+    apart = bool(features) and not features[0].path and not next(model.parameters()).is_meta
+    pools = apart and reads_mean(model, features[0])
+    return Network(
+        family=family,
+        grid=features[0].grid if features else _largest_grid(size),
+        input_size=size,
+        classes=classes,
+        classifier=type(run.last_linear).__name__,
+        class_activation=head_activation(model),
+        missing=missing,
+        features=features,
+        prefix_tokens=features[0].prefix_tokens if features else 0,
+        readout="mean" if pools else "features" if apart else "other",
+        has_linear_readout=pools and is_linear(model, features[0]),
+    )
+
+
+def _run(model: Any, size: Size | None, own_size: Size | None) -> tuple[Size, ShapeRun]:
+    """Run a network at a size, or at its own where it does not take that one."""
+    for each in (size, own_size):
+        try:
+            if each is not None:
+                return each, run_shapes(model, each)
+        except UnsupportedModel:
+            if each == own_size or own_size is None:
+                raise
+    raise AssertionError("there is a size")
+
+
+def _stated_size(model: Any) -> Size | None:
+    """Return height and width of the images of a network, as it states them."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    embed = getattr(model, "patch_embed", None)
+    for stated in (getattr(embed, "img_size", None), getattr(model, "img_size", None), config.get("input_size")):
+        if isinstance(stated, tuple | list) and len(stated) >= 2:
+            return int(stated[-2]), int(stated[-1])
+    return None
+
+
+def _classifier_fault(model: Any) -> str | None:
+    """Return the reason why a network has no classifier, or None."""
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    if isinstance(classifier, nn.Identity) or getattr(model, "num_classes", None) == 0:
+        return NO_CLASSIFIER
+    return None
+
+
+def _largest_grid(size: Size) -> Size:
+    """Return a grid for maps of a network without a feature grid: cells of 16 pixels or a little more."""
+    return max(1, size[0] // 16), max(1, size[1] // 16)

@@ -1,0 +1,228 @@
+"""The grids of features of a network that is no plain vision transformer, and how its classifier reads the last one."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.explain.model_state import preserve_model_state
+from pipeline.explain.network import LAST, FeatureLayer, Layout
+from pipeline.explain.shape_run import ShapeRun
+
+_CLASS_ATTENTION = ("blocks_token_only", "cls_attn_blocks")
+"""Names of blocks behind ``blocks`` in which a class token attends to the others."""
+
+_STAGES = range(1, 5)
+"""Stages that a method can be read at: stage k is the last place where a cell is 2 to the k + 1 pixels wide."""
+
+_ROW_BY_ROW = ("EfficientFormer", "Levit", "LevitDistilled", "MultiScaleVit", "Twins")
+"""Networks of stages whose tokens are the cells of a grid, row by row."""
+
+_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}
+_HALF_TOLERANCE = 0.05
+
+
+class NoFeatureGrid(Exception):  # noqa: N818 – a finding, which the description states
+    """A network without a grid of features in front of its read-out, with the reason."""
+
+
+def find_features(model: Any, run: ShapeRun, size: tuple[int, int]) -> tuple[FeatureLayer, ...]:
+    """Find the last grid of features and those of the stages, the last one first.
+
+    Args:
+        model: the network.
+        run: of one image.
+        size: height and width of the image.
+
+    Raises:
+        NoFeatureGrid: there is none; the message gives the reason.
+    """
+    return _find_last(model, run, size), *_find_stages(model, run, size)
+
+
+def _find_last(model: Any, run: ShapeRun, size: tuple[int, int]) -> FeatureLayer:
+    """Find the grid that the read-out sees: the input of ``forward_head``, or else the output of a module."""
+    for name in _CLASS_ATTENTION:
+        if getattr(model, name, None):
+            last = f"blocks.{len(model.blocks) - 1}"
+            return _layer(model, LAST, last, run.outputs[last], size)
+    if run.ends_in_head and len(run.head_inputs) == 1 and isinstance(run.head_inputs[0], Tensor):
+        layer = _layer(model, LAST, "", tuple(run.head_inputs[0].shape), size)
+        if layer.layout != "NLC" or _depends_on_positions(model, layer):
+            return layer
+        return _before_last_block(model, run, size)
+    if hasattr(model, "forward_head"):
+        raise NoFeatureGrid("its read-out does not take one grid of features")
+    for path, shape in reversed(run.outputs.items()):
+        if len(shape) == 3:
+            raise NoFeatureGrid("its features are a sequence of tokens, and their places in the image are not known")
+        if len(shape) == 4:
+            try:
+                return _layer(model, LAST, path, shape, size)
+            except NoFeatureGrid:
+                continue  # such as a mean
+    raise NoFeatureGrid("none of its modules returns features on a grid")
+
+
+def _before_last_block(model: Any, run: ShapeRun, size: tuple[int, int]) -> FeatureLayer:
+    """Return the input of the last block: what a classifier reads that sees a class token only."""
+    blocks = getattr(model, "blocks", None)
+    path = f"blocks.{len(blocks) - 2}" if blocks is not None and len(blocks) > 1 else ""
+    if path not in run.outputs:
+        raise NoFeatureGrid("its classifier reads a class token, and it has no list of blocks in front of it")
+    return _layer(model, LAST, path, run.outputs[path], size)
+
+
+def _find_stages(model: Any, run: ShapeRun, size: tuple[int, int]) -> list[FeatureLayer]:
+    """Find the stages by ``feature_info``, which timm's networks have."""
+    info = getattr(model, "feature_info", None) or ()
+    found: dict[str, FeatureLayer] = {}
+    for entry in getattr(info, "info", info):
+        path, reduction = entry.get("module", ""), entry.get("reduction", 0)
+        name = f"stage{int(reduction).bit_length() - 2}"
+        if path not in run.outputs or reduction not in [2 ** (stage + 1) for stage in _STAGES]:
+            continue
+        try:
+            layer = _layer(model, name, path, run.outputs[path], size)
+        except NoFeatureGrid:
+            continue  # such as the input of a stage
+        if layer.grid == tuple(-(-side // reduction) for side in size):
+            found[name] = layer
+    return list(found.values())
+
+
+def _layer(model: Any, name: str, path: str, shape: tuple[int, ...], size: tuple[int, int]) -> FeatureLayer:
+    """Describe activations of a shape.
+
+    Raises:
+        NoFeatureGrid: they do not lie on a grid over the image, or not on a known one.
+    """
+    if len(shape) == 3:
+        grid, prefix = _token_grid(model, shape[1], size)
+        return FeatureLayer(name, path, "NLC", shape[2], grid, prefix)
+    if len(shape) != 4:
+        raise NoFeatureGrid(f"its features have the shape {list(shape)}, which is no grid")
+    readings: list[tuple[Layout, int, tuple[int, int]]] = [
+        ("NCHW", shape[1], (shape[2], shape[3])),
+        ("NHWC", shape[3], (shape[1], shape[2])),
+    ]
+    possible = [reading for reading in readings if _covers(reading[2], size)]
+    if len(possible) > 1:
+        stated = getattr(getattr(model, "output_fmt", None), "value", None)
+        possible = [each for each in possible if each[0] == stated] or [
+            each for each in possible if each[1] == getattr(model, "num_features", None)
+        ]
+    if len(possible) != 1:
+        raise NoFeatureGrid(f"its features have the shape {list(shape)}, which is no grid of more than one cell")
+    layout, channels, grid = possible[0]
+    return FeatureLayer(name, path, layout, channels, grid)
+
+
+def _covers(grid: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Return whether a grid has several cells, and as many as fit the sides of an image, up to one."""
+    (rows, columns), (height, width) = grid, size
+    fits = abs(height * columns - width * rows) <= max(height, width)
+    return rows * columns > 1 and rows <= height and columns <= width and fits
+
+
+def _token_grid(model: Any, length: int, size: tuple[int, int]) -> tuple[tuple[int, int], int]:
+    """Return the grid of a sequence of tokens and the number of tokens before it.
+
+    The order is known where the tokens are those of the patch embedding, which no code of timm reorders, and for the
+    classes below.
+    """
+    embed: Any = getattr(model, "patch_embed", getattr(model, "stem", None))
+    kind = type(model).__name__
+    if kind == "Hiera":
+        strides, (rows, columns) = [*model.reroll.schedule.values()][-1]
+        if not strides and rows * columns == length:  # after the last stage nothing is left to be put in order
+            return (int(rows), int(columns)), 0
+        raise NoFeatureGrid("its last tokens are not in the order of the image")
+    prefix = int(getattr(model, "num_prefix_tokens", 0)) or int(getattr(model, "cls_token", None) is not None)
+    grids = []
+    if getattr(embed, "grid_size", None) is not None:
+        grids.append(tuple(embed.grid_size))
+    if kind in _ROW_BY_ROW:
+        reduction = model.feature_info[-1]["reduction"]
+        grids.append(tuple(-(-side // reduction) for side in size))
+    if kind == "Xcit":
+        grids.append(tuple(side // embed.patch_size for side in size))
+    for rows, columns in grids:
+        for before in (prefix, 0):
+            if rows * columns + before == length and rows * columns > 1:
+                return (int(rows), int(columns)), before
+    raise NoFeatureGrid("its features are a sequence of tokens, and their places in the image are not known")
+
+
+def to_map(values: Tensor, layer: FeatureLayer, prefix: Tensor | None = None) -> Tensor:
+    """Arrange features of positions as the network has them.
+
+    Args:
+        values: [B, h, w, D].
+        layer: their place.
+        prefix: tokens before them, [B, P, D]; by default 0.
+    """
+    if layer.layout == "NCHW":
+        return values.permute(0, 3, 1, 2)
+    if layer.layout == "NHWC":
+        return values
+    tokens = values.flatten(1, 2)
+    if prefix is None:
+        prefix = tokens.new_zeros(len(tokens), layer.prefix_tokens, tokens.shape[2])
+    return torch.cat([prefix, tokens], 1)
+
+
+def to_positions(features: Tensor, layer: FeatureLayer) -> Tensor:
+    """Return the features of the positions: [B, N, D]."""
+    if layer.layout == "NCHW":
+        return features.flatten(2).transpose(1, 2)
+    return features.flatten(1, 2) if layer.layout == "NHWC" else features[:, layer.prefix_tokens :]
+
+
+def _depends_on_positions(model: nn.Module, layer: FeatureLayer) -> bool:
+    """Return whether the read-out changes with the features of positions, by trying."""
+    if next(model.parameters()).is_meta:  # there are no values to try
+        return True
+    first, second = _random_features(model, layer)
+    return _differ(model, *_read(model, layer, first, second))
+
+
+def reads_mean(model: nn.Module, layer: FeatureLayer) -> bool:
+    """Return whether ``forward_head`` is a function of the mean of the grid, by trying on random features."""
+    features, other = _random_features(model, layer)
+    mean = features.mean((1, 2), keepdim=True)
+    try:
+        output, of_mean = _read(model, layer, features, mean)
+        (of_prefix,) = _read(model, layer, features, prefix=other[:, 0, : layer.prefix_tokens])
+    except (RuntimeError, AssertionError, ValueError):  # it takes no grid of one cell
+        return False
+    return not _differ(model, output, of_mean) and not _differ(model, output, of_prefix)
+
+
+def is_linear(model: nn.Module, layer: FeatureLayer) -> bool:
+    """Return whether ``forward_head`` is linear, but for a constant, by trying on random features."""
+    first, second = _random_features(model, layer)
+    one, other, line = _read(model, layer, first, second, 2 * first - second)
+    return not _differ(model, line, 2 * one - other)
+
+
+def _random_features(model: nn.Module, layer: FeatureLayer) -> tuple[Tensor, Tensor]:
+    weights = next(model.parameters())
+    random = torch.Generator().manual_seed(0)
+    shape = 1, *layer.grid, layer.channels
+    # A mean of its own for each channel and image, so that the mean over the grid is not near 0.
+    first, second = (
+        3 * torch.randn(shape, generator=random) + 3 * torch.randn(shape[-1], generator=random) for _ in range(2)
+    )
+    return first.to(weights), second.to(weights)
+
+
+def _read(model: Any, layer: FeatureLayer, *features: Tensor, prefix: Tensor | None = None) -> list[Tensor]:
+    """Compute the logits of features [1, h, w, D]."""
+    with preserve_model_state(model), torch.no_grad():
+        return [model.forward_head(to_map(each, layer, prefix)).double() for each in features]
+
+
+def _differ(model: nn.Module, one: Tensor, other: Tensor) -> bool:
+    tolerance = _TOLERANCES.get(next(model.parameters()).dtype, _HALF_TOLERANCE)
+    return bool((one - other).abs().max() > tolerance * one.abs().max())
