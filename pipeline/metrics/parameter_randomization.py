@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.explain import MapBatch
+from pipeline.explain.module_classes import NETWORKS, base_class
 from pipeline.metrics.explained_model import ExplainedModel
 from pipeline.metrics.metric import Metric, MetricBatch, MetricCost, MetricValue
 from pipeline.metrics.noise_sensitivity import gaussian_noise
@@ -132,8 +133,12 @@ def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
     """Return all parameter names by group, in the order of randomization.
 
     The order is: classifier, readout, blocks from the last, embedding. Every parameter is in one group, also those
-    outside of a layer (class token, registers, positions, layer scale); empty groups are left out.
+    outside of a layer (class token, registers, positions, layer scale); empty groups are left out. In a network that is
+    no plain vision transformer the blocks are its children, and those of its sequences, in the order in which it
+    declares them; the last one is the classifier, the first one the embedding.
     """
+    if base_class(model) not in NETWORKS:
+        return _groups_in_order(model)
     blocks = len(list(model.get_submodule("blocks").children()))
     order = ["classifier", "readout", *(f"block {index}" for index in reversed(range(blocks))), "embedding"]
     groups: dict[str, list[str]] = {group: [] for group in order}
@@ -147,6 +152,21 @@ def parameter_groups(model: nn.Module) -> dict[str, list[str]]:
     return {group: names for group, names in groups.items() if names}
 
 
+def _groups_in_order(model: nn.Module) -> dict[str, list[str]]:
+    """Return the groups of a network that is no plain vision transformer."""
+    units: dict[str, list[str]] = {}
+    for name, _ in model.named_parameters():
+        child, *rest = name.split(".")
+        is_sequence = isinstance(getattr(model, child), nn.Sequential | nn.ModuleList | nn.ModuleDict)
+        unit = "" if not rest else f"{child}.{rest[0]}" if is_sequence else child
+        units.setdefault(unit, []).append(name)
+    bare = units.pop("", [])  # parameters of the network itself, such as a class token
+    first, *blocks, last = units.values() if len(units) > 1 else ([], *units.values())
+    groups = {"classifier": last}
+    groups |= {f"block {index}": names for index, names in reversed(list(enumerate(blocks)))}
+    return {group: names for group, names in (groups | {"embedding": [*first, *bare]}).items() if names}
+
+
 def measured_stages(model: nn.Module, blocks: int) -> tuple[str, ...]:
     """Return the groups after whose randomization maps are compared: a grid over the depth, in the order of the groups.
 
@@ -155,7 +175,7 @@ def measured_stages(model: nn.Module, blocks: int) -> tuple[str, ...]:
     would take most of its time in between. Compare only means over the same grid.
 
     Args:
-        model: vision transformer.
+        model: the network.
         blocks: number of stages among the blocks; of a model with fewer blocks each is one.
     """
     groups = list(parameter_groups(model))
@@ -169,7 +189,7 @@ def randomize_cascading(model: nn.Module, randomized: Mapping[str, Tensor]) -> I
     """Randomize a model in place, group after group; yield the name of each group when it is done.
 
     Args:
-        model: vision transformer, which is changed.
+        model: the network, which is changed.
         randomized: parameters by name, see ``randomize_parameters``.
     """
     parameters = dict(model.named_parameters())

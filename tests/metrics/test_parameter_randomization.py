@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from some_batches import compute, make_batch
+from some_networks import small_network
 from support import FAMILIES, images_for, small_vit
 from torch import nn
 
@@ -33,6 +34,30 @@ def test_every_parameter_is_forgotten_once(family: nn.Module) -> None:
     assert [name for name in order if name.startswith("block")] == blocks
     learned = any(name.startswith("head.") for name in names)  # texts are no parameters
     assert (order[0], order[-1]) == ("classifier" if learned else "readout", "embedding")
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "first"),
+    [
+        ("resnet18", "fc.weight", "conv1.weight"),
+        ("swin_tiny_patch4_window7_224", "head.fc.weight", "patch_embed.proj.weight"),
+        ("cait_xxs24_224", "head.weight", "cls_token"),
+        ("VGG with a mean", "fc.weight", "features.0.weight"),
+    ],
+)
+def test_other_networks_forget_their_children_from_the_last(name: str, last: str, first: str) -> None:
+    model = small_network(name)
+    groups = parameter_groups(model)
+    names = [each for names in groups.values() for each in names]
+    assert sorted(names) == sorted(each for each, _ in model.named_parameters())
+    assert last in groups["classifier"]
+    assert first in groups["embedding"]
+    blocks = [group for group in groups if group.startswith("block ")]
+    assert blocks == [f"block {index}" for index in reversed(range(len(blocks)))]
+    assert measured_stages(model, 2)[0] == "classifier"
+    declared = [each for each, _ in model.named_parameters() if "." in each]
+    firsts = [declared.index(next(each for each in groups[group] if "." in each)) for group in groups]
+    assert firsts == sorted(firsts, reverse=True)
 
 
 @pytest.mark.parametrize("kind", ["registers", "layer scale", "attention pool"])

@@ -9,16 +9,19 @@ import pack_sources as sources
 import pytest
 import timm
 import torch
+from label.wsol_reference import Scores, evaluate
 from pycocotools import mask as rle
 from safetensors.torch import save_file
 from support import soak_after
 
+from pipeline.label import label
 from pipeline.pack import pack
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.score import localization_table, score
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
+from schemas.policy import Policy, Threshold
 from schemas.run import ModelSpec, RunSpec
 
 METHODS = ("attention", "center")
@@ -165,3 +168,48 @@ def test_scores_of_packed_shards_equal_a_direct_computation(
     for key, image in drawn.items():
         if image.ignored is not None:
             assert np.array_equal(truth[key].ignore, image.ignored)
+
+
+@pytest.mark.parametrize("name", soak_after(1, ["test_resnet", "resnet50", "inception_v3"]))
+def test_cam_of_a_convolutional_network_on_cub_has_the_scores_of_the_reference(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the protocol written out in NumPy, and by the evaluator that reads exported score maps."""
+    monkeypatch.setattr(localization_table, "plot_scores", lambda *_: (b"",) * len(localization_table.PLOTS))
+    kind, source, split = sources.ALL["cub"](tmp_path / "in")
+    pack(kind, source, tmp_path / "out", split, per_shard=2)
+    torch.manual_seed(1)
+    save_file(timm.create_model(name, num_classes=20).state_dict(), tmp_path / "weights.safetensors")
+    model = ModelSpec(name=name, checkpoint=str(tmp_path / "weights.safetensors"))
+    shards = f"{tmp_path / 'out' / 'test'}-*.tar"
+    plan(RunSpec(shards=(shards,), model=model, methods=("cam",), targets=("label",)), str(tmp_path / "atlas"))
+    atlas = run(str(tmp_path / "atlas"), INLINE)
+    (row,) = (
+        row
+        for row in score(
+            atlas, read_truth(tmp_path / "out" / "truth"), "label", out=str(tmp_path / "scores")
+        ).to_pylist()
+        if row["method"] == "cam"
+    )
+    drawn = DRAWN["cub"]
+    for metric, value in direct_scores(atlas, "cam", "label", drawn).items():
+        assert row[metric] == pytest.approx(value, abs=1e-6), metric
+    label(
+        atlas, Policy(name="p", methods=("cam",), threshold=Threshold(kind="otsu")), ["wsol"], str(tmp_path / "masks")
+    )
+    metadata = tmp_path / "metadata"
+    metadata.mkdir()
+    files = {key: f"{key}.jpg" for key in drawn}
+    lines = {
+        "image_ids": [files[key] for key in drawn],
+        "image_sizes": [f"{files[key]},40,30" for key in drawn],
+        "localization": [f"{files[key]},{','.join(map(str, box))}" for key in drawn for box in drawn[key].boxes],
+    }
+    for list_name, content in lines.items():
+        (metadata / f"{list_name}.txt").write_text("\n".join(content))
+    maps = tmp_path / "masks" / "wsol" / "score_maps"
+    known = [str(file.relative_to(maps))[: -len(".npy")] for file in maps.rglob("*.npy")]
+    assert sorted(known) == sorted(files.values()), known
+    masks = {files[key]: drawn[key].mask for key in drawn}
+    expected = Scores(row["maxboxacc"], row["maxboxacc_v2"], row["pxap"])
+    assert evaluate(maps, metadata, masks) == pytest.approx(expected, abs=1e-9)
