@@ -72,7 +72,7 @@ IMAGES = schema(
     _CLASS,
     optional("correct", pa.bool_(), "the predicted class is the label; null without a label"),
     _METHOD,
-    column("flag", CATEGORY, "ok, or why the map is degenerate: constant, not_finite"),
+    column("flag", CATEGORY, "ok, or why the map is degenerate: constant, not_finite, isolated (single patches)"),
     *_STATISTICS,
     _OBJECT_AREA,
     optional(
@@ -80,7 +80,7 @@ IMAGES = schema(
     ),
     *_SAMPLED,
 )
-"""One row per image that has maps, and method. ``MAP_STATISTICS`` are null where the map is degenerate."""
+"""One row per image that has maps, and method. ``MAP_STATISTICS`` are null where it is constant or was not finite."""
 
 PAIRS = schema(_ROW, _CLASS, _FIRST, _SECOND, *_AGREEMENT)
 """One row per image that has maps, and pair of methods."""

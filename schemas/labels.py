@@ -10,7 +10,7 @@ from schemas.arrow import CATEGORY, column, optional, schema
 from schemas.base import GrowingRecord, Record
 from schemas.run import Exif, Extension, Grouping, KeySeparator
 
-VERSION = 3
+VERSION = 4
 """Version of the content and format of labels."""
 
 

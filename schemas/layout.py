@@ -54,11 +54,19 @@ EXTRA_OUTPUT = ArraySpec(("row", "target"), "float32", float("nan"))
 
 
 class Flag(IntEnum):
-    """Degeneracy of a map. A map that is not finite is stored as 0 everywhere, with bounds 0 and 0."""
+    """Degeneracy of a map. A map that is not finite is stored as 0 everywhere, with bounds 0 and 0.
+
+    ``ISOLATED`` is not stored: the map holds values, and is judged where it is read (see ``is_isolated``).
+    """
 
     OK = 0
     CONSTANT = 1
     NOT_FINITE = 2
+    ISOLATED = 3
+
+
+STORED_FLAGS = (Flag.OK, Flag.CONSTANT, Flag.NOT_FINITE)
+"""Flags in the arrays of an atlas."""
 
 
 def range_name(method: str) -> str:

@@ -95,6 +95,7 @@ class RankedMethod(Record):
         rank: mean rank over the valid signals as a share, from 0 (last) to 1 (first); None without a valid signal.
         rank_low, rank_high: 2.5 and 97.5 % of its bootstrap over images.
         degenerate: share of maps that are constant or not finite.
+        isolated: share of maps that show a few single patches only.
         same_for_classes: share of images whose map of another class is the same; None where that is not tried.
         signals: by name.
         localization: None without truth.
@@ -108,6 +109,7 @@ class RankedMethod(Record):
     rank_low: Finite | None
     rank_high: Finite | None
     degenerate: Finite
+    isolated: Finite
     same_for_classes: Finite | None
     signals: dict[str, SignalScore]
     localization: LocalizationScore | None = None

@@ -15,7 +15,6 @@ from pipeline.run.parallel_map import parallel_map
 from pipeline.store import MapReader
 from schemas.annotations import ImageSelection
 from schemas.errors import UsageError
-from schemas.layout import Flag
 from schemas.scores import is_control
 
 
@@ -97,7 +96,7 @@ def _shard_agreement(atlas: MapReader, methods: list[str], target: str, name: st
     """Return the name of a shard, and the mean rank correlation of all pairs of methods for each of its samples."""
     shard = atlas.shard(name)
     maps = {
-        method: np.where((shard.flags(method, target) == Flag.OK)[:, None, None], shard.maps(method, target), np.nan)
+        method: np.where(shard.has_values(method, target)[:, None, None], shard.maps(method, target), np.nan)
         for method in methods
     }
     pairs = np.stack([metrics["spearman"] for *_, metrics in compare_pairs(maps)])

@@ -123,7 +123,7 @@ def _tabulate_shard(about: AuditSpec, task: ShardTask[Atlas, TruthSet | None]) -
     classes = class_ids(samples, target, shard.run.spec.target_names)
     flags = {method: shard.flags(method, target)[has_maps] for method in about.methods}
     maps = {
-        method: np.where(flags[method][:, None, None] == Flag.OK, shard.maps(method, target)[has_maps], np.nan)
+        method: np.where(_has_values(flags[method])[:, None, None], shard.maps(method, target)[has_maps], np.nan)
         for method in about.methods
     }
     compared = list(compare_pairs(maps))
@@ -151,7 +151,7 @@ def _tabulate_images(
     Args:
         samples: the n samples with maps.
         classes: int32 [n], classes that the maps explain.
-        maps: [n, h, w] by method, NaN in degenerate maps.
+        maps: [n, h, w] by method, NaN in constant maps and those that were not finite.
         flags: [n] by method, see ``schemas.layout.Flag``.
         compared: agreement of each pair of methods.
         covered: [n, h, w], share of each cell that the object covers; NaN without truth.
@@ -163,7 +163,7 @@ def _tabulate_images(
     ranks = np.argsort(order, axis=0) + 1
     parts = []
     for place, (method, values) in enumerate(maps.items()):
-        valid = flags[method] == Flag.OK
+        valid = _has_values(flags[method])
         valid_maps = np.where(valid[:, None, None], values, 0)
         statistics = compute_statistics(valid_maps)
         statistics |= {"object_mass": compute_object_mass(valid_maps, covered), "agreement": agreement[method]}
@@ -181,6 +181,10 @@ def _tabulate_images(
         }
         parts.append(pa.table(columns).cast(IMAGES))
     return pa.concat_tables(parts)
+
+
+def _has_values(flags: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    return np.isin(flags, (Flag.OK, Flag.ISOLATED))
 
 
 def _mean_agreement(maps: Mapping[str, NDArray[np.floating]], compared: Compared) -> dict[str, Floats]:

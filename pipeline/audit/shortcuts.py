@@ -18,7 +18,6 @@ from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, AtlasShard
 from schemas.audit_tables import CLUSTER_MEMBERS, CLUSTERS, SHORTCUTS, SUSPICIOUS_CLASSES
-from schemas.layout import Flag
 from schemas.samples import class_columns, class_ids
 from schemas.scores import is_control
 
@@ -260,7 +259,7 @@ class _ShardMaps(NamedTuple):
 
 def _read_shard_maps(shard: AtlasShard, method: str, target: str) -> _ShardMaps:
     has_maps = shard.has_maps_of(target)
-    valid = has_maps & (shard.flags(method, target) == Flag.OK)
+    valid = has_maps & shard.has_values(method, target)
     classes = class_ids(shard.samples, target, shard.run.spec.target_names).to_numpy()
     return _ShardMaps(
         shard.samples["row"].to_numpy()[valid],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
+from pipeline.explain.attention_capture import upcast
 from pipeline.explain.capture import BackwardPass, Capture
 from pipeline.explain.description import describe
 from pipeline.explain.foreign_models import as_timm
@@ -21,6 +22,7 @@ from pipeline.explain.network_trace import NetworkTrace, record_network
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.trace import record_forward
 from pipeline.explain.weights_hash import weights_hash
+from pipeline.utils.isolated import is_isolated
 from schemas.errors import RunFailedError, UnsupportedMethod, UsageError
 from schemas.layout import Flag
 from schemas.run import Precision
@@ -44,12 +46,12 @@ class MapBatch(dict[str, Tensor]):
     extra_outputs: dict[str, Tensor]
 
     def flags(self, name: str) -> Tensor:
-        """Return a ``Flag`` for each map of a method, int8 [B, K]: whether it is constant or not finite."""
+        """Return a ``Flag`` for each map of a method, int8 [B, K]: whether it is degenerate."""
         return flags(self[name])
 
 
 def flags(maps: Tensor) -> Tensor:
-    """Return a ``Flag`` for each map: whether it is constant or not finite.
+    """Return a ``Flag`` for each map: whether it is constant, not finite, or shows a few single patches only.
 
     Args:
         maps: [..., h, w], raw.
@@ -60,7 +62,9 @@ def flags(maps: Tensor) -> Tensor:
     patches = maps.flatten(-2)
     constant = (patches == patches[..., :1]).all(-1)
     not_finite = ~patches.isfinite().all(-1)
-    return torch.where(not_finite, int(Flag.NOT_FINITE), constant.int()).to(torch.int8)
+    isolated = torch.from_numpy(is_isolated(upcast(maps).detach().cpu().numpy())).to(maps.device)
+    shown = torch.where(isolated, int(Flag.ISOLATED), constant.int())
+    return torch.where(not_finite, int(Flag.NOT_FINITE), shown).to(torch.int8)
 
 
 def precision_error(maps: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:

@@ -91,7 +91,8 @@ def iter_heatmaps(
 ) -> Iterator[tuple[Heatmap | None, dict[str, Any]]]:
     """Yield the heatmap and the row of the sample table of each sample of a shard, in its order.
 
-    Maps that are constant or were not finite are left out. The heatmap is None if no map of the sample is left.
+    Degenerate maps are left out: constant, not finite, or a few single patches. The heatmap is None if no map of the
+    sample is left.
 
     Args and errors are those of ``iter_labels``.
     """

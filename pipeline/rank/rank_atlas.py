@@ -143,11 +143,12 @@ def _rank_rows(
         }
         contrast = _share(matrices["contrast"], method)
         difference = _share(matrices["class_difference"], method) if "class_difference" in matrices else None
+        isolated = 1 - (_share(matrices["spread"], method) or 0.0)
         degenerate, same = 1 - (contrast or 0.0), None if difference is None else 1 - difference
         valid_scores = {name: score for name, score in scores.items() if name in valid}
         verdict, reason = None, "a control"
         if not is_control(method):
-            verdict, reason = judge(valid_scores, controls, degenerate, same)
+            verdict, reason = judge(valid_scores, controls, degenerate, same, isolated)
         rank, low, high = None, None, None
         if method in shares:
             rank, (low, high) = float(shares[method][0]), interval(shares[method])
@@ -161,6 +162,7 @@ def _rank_rows(
                 rank_low=low,
                 rank_high=high,
                 degenerate=degenerate,
+                isolated=isolated,
                 same_for_classes=same,
                 signals=scores,
             )

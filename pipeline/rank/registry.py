@@ -8,6 +8,16 @@ from pipeline.rank.signals.crop import Crop
 from pipeline.rank.signals.exchange import Exchange
 from pipeline.rank.signals.grid_pointing import Pointing
 from pipeline.rank.signals.removal import Removal
+from pipeline.rank.signals.spread import Spread
 
-SIGNALS: tuple[Signal, ...] = (Consensus(), Removal(), Exchange(), Crop(), Pointing(), Contrast(), ClassDifference())
+SIGNALS: tuple[Signal, ...] = (
+    Consensus(),
+    Removal(),
+    Exchange(),
+    Crop(),
+    Pointing(),
+    Contrast(),
+    Spread(),
+    ClassDifference(),
+)
 """In the order of tables."""

@@ -21,7 +21,11 @@ class Judgement(NamedTuple):
 
 
 def judge(
-    scores: Mapping[str, SignalScore], controls: Mapping[str, str], degenerate: float, same_for_classes: float | None
+    scores: Mapping[str, SignalScore],
+    controls: Mapping[str, str],
+    degenerate: float,
+    same_for_classes: float | None,
+    isolated: float = 0.0,
 ) -> Judgement:
     """Return the verdict of one method.
 
@@ -30,9 +34,12 @@ def judge(
         controls: the best control of each signal.
         degenerate: share of its maps that are constant or not finite.
         same_for_classes: share of images whose map of another class is the same; None for a method without classes.
+        isolated: share of its maps that show a few single patches only.
     """
     if degenerate > MOSTLY:
         return Judgement("fails", f"{_percent(degenerate)} of its maps are constant or not finite")
+    if isolated > MOSTLY:
+        return Judgement("fails", f"{_percent(isolated)} of its maps are a few single patches, as artefact tokens make")
     if same_for_classes is not None and same_for_classes > MOSTLY:
         return Judgement("fails", f"its map of another class is the same in {_percent(same_for_classes)} of the images")
     if not scores:

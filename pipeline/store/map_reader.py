@@ -17,6 +17,7 @@ from pipeline.store.frame import Frame
 from pipeline.store.map_dataset import MapDataset
 from pipeline.store.shard_maps import ShardMaps
 from pipeline.utils.concurrency import concurrent_map
+from pipeline.utils.isolated import is_isolated
 from schemas.commits import CommitRecord
 from schemas.errors import ShardReplacedError, UsageError
 from schemas.layout import Flag, flag_name, range_name
@@ -321,7 +322,10 @@ class MapReader(ABC):
         Raises:
             UsageError: see ``map``.
         """
-        return Flag(int(self.read(flag_name(method), self._find_row(key, target), target)))
+        row = self._find_row(key, target)
+        flag = Flag(int(self.read(flag_name(method), row, target)))
+        isolated = flag is Flag.OK and is_isolated(self.read(method, row, target).astype(np.float32))
+        return Flag.ISOLATED if isolated else flag
 
     def select_methods(self, target: str, methods: Iterable[str] = ()) -> tuple[str, ...]:
         """Return the named methods once each, or all of the atlas if none is named.

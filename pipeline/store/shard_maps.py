@@ -10,9 +10,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.store.frame import Frame
+from pipeline.utils.isolated import is_isolated
 from schemas.commits import CommitRecord
 from schemas.errors import RunFailedError
-from schemas.layout import flag_name, range_name
+from schemas.layout import Flag, flag_name, range_name
 from schemas.run_record import RunRecord, ShardRecord
 from schemas.samples import SampleStatus, class_ids, may_lack
 
@@ -98,7 +99,19 @@ class ShardMaps(ABC):
             method: name of the method.
             target: target kind.
         """
-        return self.values(flag_name(method), target).astype(np.uint8)
+        flags = self.values(flag_name(method), target).astype(np.uint8)
+        flags[(flags == Flag.OK) & is_isolated(self.values(method, target))] = Flag.ISOLATED
+        return flags
+
+    def has_values(self, method: str, target: str = "label") -> NDArray[np.bool_]:
+        """Return which samples have a map that is finite and not constant, be it isolated or not: bool [rows].
+
+        Args:
+            method: name of the method.
+            target: target kind.
+        """
+        has_values: NDArray[np.bool_] = self.values(flag_name(method), target) == Flag.OK
+        return has_values
 
     def extra_output(self, method: str, name: str, target: str = "label") -> NDArray[np.float32]:
         """Return a number that the method reports beside each map: float32 [rows], NaN where there is none.

@@ -18,7 +18,7 @@ from zarr.storage import MemoryStore
 from pipeline.store.object_store import ObjectStore
 from pipeline.utils.concurrency import concurrent_map
 from schemas import layout
-from schemas.layout import MAPS, ArraySpec, Flag, shard_object
+from schemas.layout import MAPS, STORED_FLAGS, ArraySpec, shard_object
 from schemas.run_record import RunRecord
 
 
@@ -101,8 +101,8 @@ def _metadata(run: RunRecord) -> dict[str, Buffer]:
 _ATTRIBUTES: dict[ArraySpec, dict[str, Any]] = {
     layout.RANGE: {"bounds": ["min", "max"]},
     layout.FLAG: {
-        "flag_values": [int(flag) for flag in Flag],
-        "flag_meanings": " ".join(flag.name.lower() for flag in Flag),
+        "flag_values": [int(flag) for flag in STORED_FLAGS],
+        "flag_meanings": " ".join(flag.name.lower() for flag in STORED_FLAGS),
     },
 }
 

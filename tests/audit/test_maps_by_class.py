@@ -5,7 +5,6 @@ import pytest
 
 from pipeline.audit.shortcuts import read_maps_by_class
 from pipeline.store import Atlas
-from schemas.layout import Flag
 from schemas.samples import explained_class
 
 
@@ -16,7 +15,7 @@ def test_each_map_is_given_once_with_its_row_and_class(atlas: Atlas, target: str
     for name in atlas.commits:
         shard = atlas.shard(name)
         for place, sample in enumerate(shard.samples.to_pylist()):
-            if shard.flags(method, target)[place] == Flag.OK:
+            if shard.has_values(method, target)[place]:
                 expected[sample["row"]] = (explained_class(sample, target, ())[0], shard.maps(method, target)[place])
     found = list(read_maps_by_class(atlas, method, target))
     assert [each.class_id for each in found] == sorted({number for number, _ in expected.values()})

@@ -118,3 +118,8 @@ def test_advantages_are_over_the_best_control_on_the_same_images() -> None:
         SignalMatrix(class_ids, {"a": np.full(6, np.nan), "center": values["center"]}, {}).score("a", Bootstrap(6))
         is None
     )
+
+
+def test_a_method_of_single_patches_fails() -> None:
+    judgement = judge({"a": ABOVE, "b": ABOVE}, {"a": "center", "b": "center"}, 0.0, 0.0, isolated=0.51)
+    assert (judgement.verdict, "51 % of its maps are a few single patches" in judgement.reason) == ("fails", True)

@@ -25,7 +25,6 @@ from pipeline.utils.io import refuse_commands
 from schemas.audit_records import ExportSpec
 from schemas.commits import DerivedCommit, ObjectRecord
 from schemas.errors import UsageError
-from schemas.layout import Flag
 from schemas.run_record import RunRecord
 from schemas.samples import class_columns, class_ids
 from schemas.text import suggest
@@ -139,7 +138,7 @@ def _read_shard(atlas: Atlas, shard: AtlasShard, about: ExportSpec, truth: Truth
     samples = shard.samples.filter(pa.array(has_maps))
     maps = {}
     for method in about.methods:
-        valid = shard.flags(method, about.target)[has_maps] == Flag.OK
+        valid = shard.has_values(method, about.target)[has_maps]
         maps[method] = np.where(valid[:, None, None], shard.maps(method, about.target)[has_maps], np.float32(0))
     return ShardData(
         shard.commit.shard,

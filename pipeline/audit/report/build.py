@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.audit.report.classes import iter_class_data, overall_statistics
 from pipeline.audit.report.gallery_data import (
     CHUNKS,
+    NO_MAP,
     ImageColumns,
     chunk_name,
     disagreement_threshold,
@@ -112,6 +113,7 @@ def _data_scripts(
         "statistics": list(MAP_STATISTICS),
         "overall": overall_statistics(tables, methods),
         "flags": [*(flag.name.lower().replace("_", " ") for flag in Flag), "no map"],
+        "empty": [Flag.CONSTANT, Flag.NOT_FINITE, NO_MAP],
         "disagreement": disagreement_threshold(columns.images["agreement"]),
         "thumbnails": thumbnails,
         "colors": to_base64(read_color_map()),

@@ -77,10 +77,10 @@ const atlas = (() => {
     const width = methods.length * atlas.about.statistics.length;
     return {
       thumbnail: (place) => (data.thumbnails ? bytes(data.thumbnails[place]) : null),
-      // Null for a degenerate map; flag has the reason.
+      // Null for a map without values; flag has the reason.
       map: (place, target, method) => {
         const index = data.blocks[place][target] * methods.length + method;
-        return flags[index] ? null : maps.subarray(index * cells, (index + 1) * cells);
+        return atlas.about.empty.includes(flags[index]) ? null : maps.subarray(index * cells, (index + 1) * cells);
       },
       flag: (place, target, method) => flags[data.blocks[place][target] * methods.length + method],
       statistics: (place) => statistics.subarray(place * width, (place + 1) * width),
