@@ -10,7 +10,7 @@ from pipeline.run.driver import mend_arrays, run
 from pipeline.run.execution import ExecutionOptions
 from pipeline.run.extend import open_whole
 from pipeline.store import Atlas, Lease
-from pipeline.store.run_file import read_appended
+from pipeline.store.run_file import read_planned
 from pipeline.utils.io import refuse_commands
 from pipeline.utils.terminal import echo
 from schemas.base import sha256
@@ -142,17 +142,20 @@ def append(
 
 
 def _record(planned: Append) -> None:
-    """Write ``appended.json``, which makes the shards exist."""
-    atlas = planned.atlas
-    objects, before = atlas.objects, read_appended(atlas.objects, atlas.own)
-    shards = (*(before.shards if before else ()), *planned.shards)
-    record = AppendedRecord(run_hash=atlas.own.run_hash, latest=len(planned.shards), shards=shards).sealed()
-    data = record.to_bytes()
-    written = (
-        objects.replace(APPENDED, data, sha256(objects.get(APPENDED))) if before else objects.create(APPENDED, data)
-    )
-    if not written:
-        raise RunFailedError(f"{objects.url}: another command appends shards; run the same command again")
+    """Write ``appended.json``, which makes the shards exist.
+
+    Raises:
+        RunFailedError: another command has appended shards since these were planned.
+    """
+    objects, run = planned.atlas.objects, planned.atlas.own
+    before = objects.get(APPENDED) if objects.exists(APPENDED) else b""
+    current = Atlas.open(objects.url, with_parts=False).own
+    shards = (*current.shards[len(read_planned(objects).shards) :], *planned.shards)
+    data = AppendedRecord(run_hash=run.run_hash, latest=len(planned.shards), shards=shards).sealed().to_bytes()
+    if current.shards != run.shards or not (
+        objects.replace(APPENDED, data, sha256(before)) if before else objects.create(APPENDED, data)
+    ):
+        raise RunFailedError(f"{objects.url}: another command has appended shards; run the same command again")
 
 
 def _lengthen(url: str) -> None:

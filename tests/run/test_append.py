@@ -251,6 +251,20 @@ def test_of_two_at_once_the_second_is_refused(made: World, finished: Path, monke
     assert len(Atlas.open(str(finished)).shard_names) == 3
 
 
+def test_shards_that_another_has_appended_since_are_never_added_twice(
+    made: World, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease of the first was taken over while it counted samples."""
+
+    def second(planned: Append) -> None:
+        (finished / "lease.json").unlink()
+        append(str(finished), made.later[:1], INLINE)
+
+    with pytest.raises(RunFailedError, match="another command has appended shards"):
+        append(str(finished), made.later[:1], INLINE, second)
+    assert [shard.name for shard in Atlas.open(str(finished)).own.shards] == ["part-0", "part-1", "part-2"]
+
+
 def test_an_append_that_was_stopped_is_resumed_by_run(
     made: World, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
