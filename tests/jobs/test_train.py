@@ -4,9 +4,11 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
+from docs.pages import blocks
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from support import samples, write_tar
@@ -113,9 +115,10 @@ def test_pm_maps_are_those_of_its_own_weights(
 
 @pytest.mark.parametrize("backbone", ["fine-tuned", "frozen"])
 def test_ts_cam_is_trained_and_a_run_takes_it_and_is_scored(
-    vitatlas, arguments: list[object], shards: str, checkpoint: ModelSpec, masks: Path, tmp_path: Path, backbone: str
-) -> None:
-    out, atlas = tmp_path / "tscam.safetensors", tmp_path / "atlas"
+    vitatlas, arguments: list[object], shards: str, checkpoint: ModelSpec, tmp_path: Path, backbone: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out, atlas, held_out = tmp_path / "tscam.safetensors", tmp_path / "val.atlas", tmp_path / "held" / "out.tar"
     arguments[1] = "tscam"
     code, printed, err = vitatlas(*arguments, "--backbone", backbone, "--learning-rate", "1e-3", "--out", out)
     assert code == 0, err
@@ -127,17 +130,33 @@ def test_ts_cam_is_trained_and_a_run_takes_it_and_is_scored(
     assert f"held-out accuracy {figures}" in printed
     model = ["--model", checkpoint.name, "--checkpoint", checkpoint.checkpoint]
     use = ["--methods", "attention", "--artifact", out, "--executor", "inline"]
-    code, _, err = vitatlas("run", shards, "--out", atlas, *model, *use)
+    code, _, err = vitatlas("run", shards, held_out, "--out", atlas, *model, *use)
     assert code == 0, err
     opened = Atlas.open(str(atlas))
     assert opened.methods == ("attention", "tscam")
     assert opened.run.provenance["tscam"] == record.provenance
-    (shard, *_) = opened.commits
-    rank = opened.shard(shard).extra_output("tscam", "rank")
-    assert set(rank.tolist()) <= set(range(10))
-    code, printed, err = vitatlas("score", atlas, "--truth", masks, "--subset")
+    ranks = {name: opened.shard(name).extra_output("tscam", "rank") for name in opened.shard_names}
+    assert (ranks["out"] == 0).mean() == pytest.approx(reached["accuracy"])  # the same images in training and run
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for number in range(16):
+        values = np.zeros((30 + number % 5, 40 + number % 7), np.uint8)
+        values[5:25, 10:35] = 1
+        Image.fromarray(values).save(masks / f"s{number:04d}.png")
+    monkeypatch.chdir(tmp_path)
+    code, printed, err = vitatlas("score", atlas, "--truth", masks, "--subset", "--out", "scores")
     assert code == 0, err
     assert "tscam" in printed
+    (own,) = (block for block in blocks("python") if block.page.name == "training.md")
+    found: dict[str, object] = {}
+    exec(compile(own.text, own.name, "exec"), found)
+    keys = [key for name in ranks for key in opened.shard(name).samples["key"].to_pylist()]
+    rank_of = dict(zip(keys, np.concatenate(list(ranks.values())).tolist(), strict=True))
+    rows = pq.read_table("scores/images/rows").to_pylist()
+    tested = [row for row in rows if row["method"] == "tscam" and row["split"] == "test"]
+    assert len(tested) == 8  # of 16, half are for the threshold
+    hits = [row["iou"] >= 0.5 for row in tested if rank_of[row["key"]] == 0]
+    assert found["top1_loc"] == pytest.approx(100 * sum(hits) / len(tested))
 
 
 def test_ts_cam_of_a_network_without_a_class_token_is_refused_before_any_work(
