@@ -80,7 +80,9 @@ OWN: dict[str, Callable[[], nn.Module]] = {
 }
 """Networks by their classes."""
 
-NAMES = (*TIMM, *OWN)
+_FIRST = ("resnet18", "swin_tiny_patch4_window7_224", "cait_xxs24_224", "VGG")
+NAMES = (*_FIRST, *sorted({*TIMM, *OWN} - {*_FIRST}))
+"""One of each kind first: a mean of channels-first and of channels-last features, class attention, no mean."""
 
 
 def small_network(name: str) -> nn.Module:

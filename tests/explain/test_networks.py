@@ -7,18 +7,22 @@ import pytest
 import timm
 import torch
 from some_networks import NAMES, random_images, small_network
-from support import images_for, small_vit
+from support import images_for, small_vit, soak_after
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from pipeline.explain import Anatomy, Network, UnsupportedMethod, UnsupportedModel, describe, explain, methods
 from pipeline.explain.attribution.reciprocam import mask_weights
+from pipeline.explain.batch_norm import OrderedBatchNormGradient
 from pipeline.explain.description import _describe_any
 from pipeline.explain.explainer import Explainer
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.network import FeatureLayer, Requirement
 
 TARGETS = torch.tensor([[1, 3], [2, 2]])
+DEFAULT = 4
+"""Number of the networks that the default tests try."""
+
 SLOW = {
     "rise": "rise:masks=3",
     "integrated_gradients": "integrated_gradients:nodes=2",
@@ -73,7 +77,7 @@ def written_out(name: str, features: Tensor, gradient: Tensor) -> Tensor:
     return total.clamp(min=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", soak_after(DEFAULT, NAMES))
 def test_maps_at_features_are_their_formulas(name: str) -> None:
     model, images = small_network(name), random_images()
     network = describe(model)
@@ -92,7 +96,7 @@ def test_maps_at_features_are_their_formulas(name: str) -> None:
                 assert torch.allclose(computed, expected, rtol=1e-9, atol=1e-12 * float(parts[1].abs().max())), method
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", soak_after(DEFAULT, NAMES))
 def test_every_method_that_is_offered_gives_a_map_and_leaves_the_network_as_it_was(name: str) -> None:
     model, images = small_network(name).train(), random_images()
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -112,7 +116,7 @@ def test_every_method_that_is_offered_gives_a_map_and_leaves_the_network_as_it_w
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", soak_after(DEFAULT, NAMES))
 def test_cam_is_the_share_of_a_position_in_the_logit(name: str) -> None:
     model, images = small_network(name), random_images()
     network = describe(model)
@@ -132,7 +136,7 @@ def test_cam_is_the_share_of_a_position_in_the_logit(name: str) -> None:
     assert torch.allclose(maps.mean((2, 3)) + bias[TARGETS], logits, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if NOT_A_MEAN.get(name) != "other"])
+@pytest.mark.parametrize("name", soak_after(2, [name for name in NAMES if NOT_A_MEAN.get(name) != "other"]))
 @pytest.mark.parametrize("kernel", ["gaussian", "single"])
 def test_reciprocam_is_the_probability_of_masked_features(name: str, kernel: Any) -> None:
     model, images = small_network(name), random_images()
@@ -147,7 +151,7 @@ def test_reciprocam_is_the_probability_of_masked_features(name: str, kernel: Any
         assert torch.allclose(computed.flatten(2)[:, :, index], expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOT_A_MEAN])
+@pytest.mark.parametrize("name", soak_after(2, [name for name in NAMES if name not in NOT_A_MEAN]))
 def test_pm_zs_reads_one_position(name: str) -> None:
     model, images = small_network(name), random_images(1)
     (maps,) = explain(model, images, TARGETS[:1], "pm_zs:target=logit").values()
@@ -308,3 +312,24 @@ def test_a_network_that_overwrites_its_features_gives_the_same_maps() -> None:
     doubled = explain(changed, images, TARGETS, ["gradcam", "layercam"])
     for name, maps in plain.items():
         assert torch.allclose(doubled[name], 2 * maps, rtol=1e-9, atol=1e-12), name
+
+
+@pytest.mark.parametrize("permuted_input", [False, True])
+def test_batch_norm_has_the_gradient_of_one_image_where_tokens_follow(permuted_input: bool) -> None:
+    """On a CPU torch reads the gradient of a batch of one in the order of its memory."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8).double().eval()
+    nn.init.uniform_(norm.weight, 0.5, 2)
+    images, weights = torch.randn(2, 4, 4, 8).double(), torch.randn(16, 8).double()
+
+    def gradient(batch: Tensor) -> Tensor:
+        batch = batch.permute(0, 3, 1, 2) if permuted_input else batch.permute(0, 3, 1, 2).contiguous()
+        batch = batch.clone().requires_grad_()
+        with OrderedBatchNormGradient():
+            tokens = norm(batch).flatten(2).transpose(1, 2)
+        return torch.autograd.grad((tokens * weights).sum(), batch)[0]
+
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    expected = (weights * scale).T.unflatten(1, (4, 4)).expand(2, -1, -1, -1)
+    assert torch.allclose(gradient(images), expected, rtol=1e-12, atol=0)
+    assert torch.allclose(gradient(images[1:]), expected[1:], rtol=1e-12, atol=0)
