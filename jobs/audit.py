@@ -33,7 +33,7 @@ _MAX_LISTED = 10
 
 
 @click.command("audit")
-@click.argument("atlas", required=False, type=PATH_OR_URL)
+@click.argument("atlases", metavar="[NAME=]ATLAS…", type=PATH_OR_URL, nargs=-1)
 @path_option("--out", metavar="DIR", text="Output folder. Default: ATLAS/audit/TARGET.")
 @path_option("--check", "folder", metavar="DIR", text="Verify a published audit, from its files alone.")
 @click.option("--root", metavar="sha256:…", help="With --check: the manifest root that the publisher stated elsewhere.")
@@ -77,7 +77,7 @@ _MAX_LISTED = 10
 @click.pass_context
 def audit_command(
     context: click.Context,
-    atlas: str | None,
+    atlases: tuple[str, ...],
     out: str | None,
     folder: str | None,
     root: str | None,
@@ -106,6 +106,8 @@ def audit_command(
     It shows where the network looks, where methods disagree, which classes may depend on a shortcut, how faithful the
     maps are, and whether they can be reproduced. Open report/index.html in a browser; no server is needed.
 
+    Several atlases of one run over different shards are audited as one.
+
     Run the same command again to resume after an interruption.
 
     \b
@@ -114,7 +116,7 @@ def audit_command(
       vitatlas audit val.atlas --maps-only --export virelay
       vitatlas audit --check val.atlas/audit/label --root sha256:9f86d081884c7d659a2feaa0c55ad015…
     """
-    if (atlas is None) == (folder is None):
+    if bool(atlases) == (folder is not None):
         raise UsageError("name an atlas to audit, or the folder of an audit to verify with --check")
     options = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     if folder is not None:
@@ -133,11 +135,11 @@ def audit_command(
     from pipeline.truth import read_truth
     from schemas.audit_records import DEFAULT_PUBLICATION, PublicationRecord
 
-    assert atlas is not None
     audit_options = AuditOptions(images, sanity, recompute, not no_images, split_names(exports))
     if maps_only:
         audit_options = AuditOptions(0, 0, 0, False, split_names(exports))
-    opened = Atlas.open(atlas)
+    opened = Atlas.open(atlases)
+    output.refuse_networks(opened, "an audit is of one network")
     out = out or default_audit_dir(opened, target)
     output.check_complete(opened, partial)
     names = opened.class_names(read_class_names(classes_file))

@@ -133,7 +133,7 @@ class Policy(Record):
 
     Attributes:
         name: letters, digits, dots, dashes and underscores.
-        methods: names of the methods in the atlas.
+        methods: names of the methods in the atlas; in one of several, ``NAME:method`` with the name of that atlas.
         target: target kind of the maps.
         normalize: normalization of each map. ``minmax`` is the stored map; ``max`` divides the positive part by its
             maximum; ``clip`` stretches from the 1st to the 99th percentile; ``raw`` is the raw map, for methods that

@@ -19,7 +19,7 @@ from pipeline.audit.report import write_report
 from pipeline.audit.reproducibility import build_reproducibility_table
 from pipeline.audit.shortcuts import find_shortcuts, rank_classes
 from pipeline.run.execution import ComputeOptions
-from pipeline.store import Atlas, Lease, ObjectStore
+from pipeline.store import Lease, MapReader, ObjectStore
 from pipeline.store.parquet import to_parquet
 from pipeline.truth import TruthSet
 from pipeline.utils.io import refuse_commands
@@ -65,7 +65,7 @@ class AuditResult:
 
 
 def audit_atlas(
-    atlas: Atlas,
+    atlas: MapReader,
     out: str | None = None,
     target: str = "label",
     methods: Sequence[str] = (),
@@ -86,7 +86,7 @@ def audit_atlas(
     ``schemas.audit_tables``.
 
     Args:
-        atlas: the atlas with the maps.
+        atlas: the atlas with the maps, or several of one run over different shards.
         out: output folder or URL; None is ``audit/<target>`` in the atlas.
         target: target kind of the maps.
         methods: names of methods; empty is all.
@@ -106,6 +106,11 @@ def audit_atlas(
     """
     from pipeline.metrics.evaluate_atlas import describe_shares, evaluate_metrics  # the network is needed only here
 
+    if atlas.networks:
+        raise UsageError(
+            f"{atlas.url}: an audit is of one network; audit each, and compare them by vitatlas score, or by the "
+            "agreement of a policy with methods of both"
+        )
     if not atlas.statuses()[SampleStatus.OK]:
         url = atlas.url
         raise UsageError(f"{url}: no image has maps to audit; vitatlas status {url} says why")
@@ -163,7 +168,7 @@ def audit_atlas(
 
 
 def _network_costs(
-    atlas: Atlas, sizes: Mapping[MetricSuite, int], methods: Sequence[str], recomputed: int
+    atlas: MapReader, sizes: Mapping[MetricSuite, int], methods: Sequence[str], recomputed: int
 ) -> dict[str, float]:
     """Return the expected time of the parts of an audit that need the network, in forwards of one image."""
     from pipeline.metrics.evaluate_atlas import suite_forwards
@@ -179,9 +184,15 @@ def _network_costs(
     return costs
 
 
-def default_audit_dir(atlas: Atlas, target: str) -> str:
-    """Return the folder of an audit if none is named: ``audit/<target>`` in the atlas."""
-    return f"{atlas.objects.url.rstrip('/')}/{AUDIT}/{folder_name(atlas.find_target(target))}"
+def default_audit_dir(atlas: MapReader, target: str) -> str:
+    """Return the folder of an audit if none is named: ``audit/<target>`` in the atlas.
+
+    Raises:
+        UsageError: there are several atlases, and their audit belongs to no one of them.
+    """
+    if len(atlas.atlases) > 1:
+        raise UsageError(f"{atlas.url}: their audit belongs to no one of them; name a folder with --out DIR")
+    return f"{atlas.url.rstrip('/')}/{AUDIT}/{folder_name(atlas.find_target(target))}"
 
 
 def _refuse_other_content(objects: ObjectStore, audit_options: AuditOptions) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.store import Atlas
+from pipeline.store import MapReader
 from pipeline.utils.concurrency import concurrent_map
 from schemas.audit_tables import COMPLETENESS, DEGENERATE, PENDING, QUARANTINED
 from schemas.commits import CommitRecord
@@ -22,7 +22,7 @@ _MAX_LENGTH = 120
 _Row = dict[str, Any]
 
 
-def build_completeness_table(atlas: Atlas) -> pa.Table:
+def build_completeness_table(atlas: MapReader) -> pa.Table:
     """Count every planned sample, and every map of the samples that have maps, by status.
 
     Args:
@@ -60,7 +60,7 @@ def _count_missing(shard: ShardRecord, reason: str | None) -> _Row:
     }
 
 
-def _count_shard(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iterator[_Row]:
+def _count_shard(atlas: MapReader, shard: ShardRecord, commit: CommitRecord) -> Iterator[_Row]:
     shard_columns = {"shard": shard.name, "kind": "samples", "expected": commit.rows if shard.fault else shard.samples}
     failed = {status: count for status, count in commit.statuses.items() if status != SampleStatus.OK}
     yield shard_columns | {"status": str(SampleStatus.OK), "count": commit.ok}
@@ -84,12 +84,12 @@ def _count_shard(atlas: Atlas, shard: ShardRecord, commit: CommitRecord) -> Iter
             yield method_columns | {"status": DEGENERATE, "reason": reason, "count": degenerate}
 
 
-def _count_maps(atlas: Atlas, commit: CommitRecord, target: str) -> int:
+def _count_maps(atlas: MapReader, commit: CommitRecord, target: str) -> int:
     """Return how many samples of a shard have maps of a target."""
     return int(atlas.shard(commit.shard).has_maps_of(target).sum()) if may_lack(target) else commit.ok
 
 
-def _count_errors(atlas: Atlas, shard: str) -> Counter[tuple[str, str]]:
+def _count_errors(atlas: MapReader, shard: str) -> Counter[tuple[str, str]]:
     """Count the samples of a shard without maps, by status and kind of error."""
     samples = atlas.samples_of(shard, ["status", "error"])
     failed = samples.filter(pc.not_equal(samples["status"].cast(pa.string()), SampleStatus.OK))

@@ -16,7 +16,7 @@ from pipeline.audit.map_statistics import compute_coverage, compute_object_mass,
 from pipeline.image.score_map import visible_window
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions
-from pipeline.store import Atlas, ObjectStore
+from pipeline.store import MapReader, ObjectStore
 from pipeline.store.derived import ProductStore
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.truth import TruthSet
@@ -32,7 +32,7 @@ Compared = Sequence[tuple[str, str, Mapping[str, Floats]]]
 
 
 def write_map_tables(
-    atlas: Atlas,
+    atlas: MapReader,
     out: str,
     target: str = "label",
     methods: Sequence[str] = (),
@@ -63,7 +63,9 @@ def write_map_tables(
     return derive(open_map_tables(atlas, out, target, methods, truth), options)
 
 
-def open_map_tables(atlas: Atlas, out: str, target: str, methods: Sequence[str], truth: TruthSet | None) -> "MapTables":
+def open_map_tables(
+    atlas: MapReader, out: str, target: str, methods: Sequence[str], truth: TruthSet | None
+) -> "MapTables":
     """Return the tables of an atlas as a derived product. Arguments and errors: see ``write_map_tables``."""
     names, target = atlas.select_methods(target, methods), atlas.find_class_target(target)
     digest = truth.digest if truth is not None else None
@@ -73,7 +75,7 @@ def open_map_tables(atlas: Atlas, out: str, target: str, methods: Sequence[str],
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapTables(DerivedProduct[Atlas, TruthSet | None, dict[str, pa.Table]]):
+class MapTables(DerivedProduct[MapReader, TruthSet | None, dict[str, pa.Table]]):
     """The tables of an atlas as a derived product."""
 
     about: AuditSpec
@@ -105,7 +107,7 @@ SUMMARIES = {
 """Tables of means: folder of the tables of the shards, columns to group by, column that must be defined, schema."""
 
 
-def split_truth_by_shard(atlas: Atlas, shards: Sequence[str], truth: TruthSet | None) -> list[TruthSet | None]:
+def split_truth_by_shard(atlas: MapReader, shards: Sequence[str], truth: TruthSet | None) -> list[TruthSet | None]:
     """Return the part of the truth that belongs to the images of each shard."""
     if truth is None:
         return [None] * len(shards)
@@ -113,7 +115,7 @@ def split_truth_by_shard(atlas: Atlas, shards: Sequence[str], truth: TruthSet | 
     return [truth.subset(table["key"].to_pylist()) for table in samples]
 
 
-def _tabulate_shard(about: AuditSpec, task: ShardTask[Atlas, TruthSet | None]) -> ShardResult:
+def _tabulate_shard(about: AuditSpec, task: ShardTask[MapReader, TruthSet | None]) -> ShardResult:
     objects, url, target = task.objects, task.objects.url, about.target
     shard = task.source.shard(task.shard)
     # Hashed before the values are read: if they change, the tables are made again.
@@ -220,7 +222,7 @@ def _nan_to_null(values: Floats) -> pa.Array:
     return pa.array(values, pa.float64(), from_pandas=True)
 
 
-def _object_coverage(samples: pa.Table, truth: TruthSet | None, atlas: Atlas) -> Floats:
+def _object_coverage(samples: pa.Table, truth: TruthSet | None, atlas: MapReader) -> Floats:
     """Return the share of each cell that objects cover: [n, h, w], NaN for images without truth."""
     model = atlas.run.model
     covered = np.full((len(samples), *model.grid), np.nan)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.run.execution import ComputeOptions, Device
 from pipeline.run.parallel_map import parallel_map
 from pipeline.run.sample_batches import Selection, group_by_shard, sample_batches
-from pipeline.store import Atlas
+from pipeline.store import MapReader
 from pipeline.store.shard_writer import minmax_scale
 from pipeline.utils.io import refuse_commands
 from pipeline.utils.shares import report_share
@@ -24,7 +24,7 @@ _Row = dict[str, Any]
 
 
 def build_reproducibility_table(
-    atlas: Atlas,
+    atlas: MapReader,
     rows: int = 256,
     methods: Sequence[str] = (),
     seed: int = 0,
@@ -77,7 +77,7 @@ def build_reproducibility_table(
 
 
 def _compare_shard(
-    atlas: Atlas, device: Device, methods: Sequence[str], batch_sizes: dict[str, int], selection: Selection
+    atlas: MapReader, device: Device, methods: Sequence[str], batch_sizes: dict[str, int], selection: Selection
 ) -> tuple[list[_Row], list[str]]:
     """Return comparisons of all maps of the selected samples of a shard, and reasons why some are missing."""
     from pipeline.run.recompute_maps import cached_worker, recompute_rows  # torch, which most of an audit does not need

@@ -16,7 +16,7 @@ from pipeline.audit.fixed_location_test import ALARM_THRESHOLD, OutlierCounts, f
 from pipeline.audit.spray import SprayClusters, cluster_maps
 from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
-from pipeline.store import Atlas, AtlasShard
+from pipeline.store import MapReader, ShardMaps
 from schemas.audit_tables import CLUSTER_MEMBERS, CLUSTERS, SHORTCUTS, SUSPICIOUS_CLASSES
 from schemas.samples import class_columns, class_ids
 from schemas.scores import is_control
@@ -43,7 +43,7 @@ class ShortcutTables(NamedTuple):
 
 
 def find_shortcuts(
-    atlas: Atlas,
+    atlas: MapReader,
     target: str = "label",
     methods: Sequence[str] = (),
     options: ComputeOptions = ComputeOptions(),
@@ -69,7 +69,7 @@ def find_shortcuts(
     return ShortcutTables(*(pa.concat_tables(parts).unify_dictionaries().combine_chunks() for parts in tables))
 
 
-def _search_method(atlas: Atlas, target: str, methods: int, method: str) -> tuple[str, ShortcutTables]:
+def _search_method(atlas: MapReader, target: str, methods: int, method: str) -> tuple[str, ShortcutTables]:
     counts, degenerate = _count_outliers(atlas, method, target)
     excess = counts.excess_lower_bounds(methods)
     cells = excess.argmax(1)
@@ -109,7 +109,7 @@ def _test_result(counts: OutlierCounts, class_id: int, cell: int, excess: float,
     }
 
 
-def _count_outliers(atlas: Atlas, method: str, target: str) -> tuple[OutlierCounts, NDArray[np.int64]]:
+def _count_outliers(atlas: MapReader, method: str, target: str) -> tuple[OutlierCounts, NDArray[np.int64]]:
     """Return the outliers by class and cell, and the number of degenerate maps by class."""
     classes, cells = atlas.run.model.classes, atlas.run.model.grid[0] * atlas.run.model.grid[1]
     zeros = np.zeros((classes, cells), np.int64)
@@ -208,7 +208,7 @@ class ClassMaps(NamedTuple):
     maps: NDArray[np.float16]
 
 
-def read_maps_by_class(atlas: Atlas, method: str, target: str) -> Iterator[ClassMaps]:
+def read_maps_by_class(atlas: MapReader, method: str, target: str) -> Iterator[ClassMaps]:
     """Read the maps class by class. In memory are those of one class, or of one shard.
 
     The shards are read once, into a temporary file that is ordered by class: shards mix classes, so reading class by
@@ -257,7 +257,7 @@ class _ShardMaps(NamedTuple):
     degenerate: NDArray[np.int64]
 
 
-def _read_shard_maps(shard: AtlasShard, method: str, target: str) -> _ShardMaps:
+def _read_shard_maps(shard: ShardMaps, method: str, target: str) -> _ShardMaps:
     has_maps = shard.has_maps_of(target)
     valid = has_maps & shard.has_values(method, target)
     classes = class_ids(shard.samples, target, shard.run.spec.target_names).to_numpy()

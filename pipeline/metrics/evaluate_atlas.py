@@ -15,7 +15,7 @@ from pipeline.metrics.summary import summarize
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions, Device
 from pipeline.run.recompute_maps import cached_worker
-from pipeline.store import Atlas, ObjectStore
+from pipeline.store import MapReader, ObjectStore
 from pipeline.store.derived import ProductStore
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.utils.io import refuse_commands
@@ -33,7 +33,7 @@ Ordinals = tuple[int, ...]
 
 
 def evaluate_metrics(
-    atlas: Atlas,
+    atlas: MapReader,
     out: str,
     suite: MetricSuite,
     methods: Sequence[str] = (),
@@ -104,7 +104,7 @@ def evaluate_metrics(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _MetricValues(DerivedProduct[Atlas, Ordinals, pa.Table]):
+class _MetricValues(DerivedProduct[MapReader, Ordinals, pa.Table]):
     about: MetricsSpec
     uses_gpu: bool = True
     metrics: Mapping[str, Metric]
@@ -145,7 +145,7 @@ def describe_shares(costs: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {100 * cost / total:.0f} %" for name, cost in ordered)
 
 
-def suite_forwards(atlas: Atlas, suite: MetricSuite, methods: int) -> float:
+def suite_forwards(atlas: MapReader, suite: MetricSuite, methods: int) -> float:
     """Return the expected time of one image in a suite of metrics, in forwards.
 
     Args:
@@ -156,7 +156,7 @@ def suite_forwards(atlas: Atlas, suite: MetricSuite, methods: int) -> float:
     return sum(cost.in_forwards for cost in estimate_costs(atlas, SUITES[suite], methods).values())
 
 
-def estimate_costs(atlas: Atlas, metrics: Mapping[str, Metric], methods: int) -> dict[str, MetricCost]:
+def estimate_costs(atlas: MapReader, metrics: Mapping[str, Metric], methods: int) -> dict[str, MetricCost]:
     """Return the largest cost of one image by metric.
 
     Args:
@@ -168,7 +168,7 @@ def estimate_costs(atlas: Atlas, metrics: Mapping[str, Metric], methods: int) ->
     return {name: metric.cost(methods) * targets for name, metric in metrics.items()}
 
 
-def _notes(atlas: Atlas, metrics: Mapping[str, Metric]) -> dict[tuple[str, str], str]:
+def _notes(atlas: MapReader, metrics: Mapping[str, Metric]) -> dict[tuple[str, str], str]:
     """Return remarks on values of methods with weights of their own, by method and value."""
     values = [value for metric in metrics.values() if metric.randomizes for value in metric.directions]
     return {(method, value): OWN_WEIGHTS for method in atlas.run.artifacts for value in values}
@@ -184,7 +184,7 @@ def _values_object(shard: str) -> str:
 
 
 def _evaluate_shard(
-    device: Device, metrics: Sequence[Metric], about: MetricsSpec, task: ShardTask[Atlas, Ordinals]
+    device: Device, metrics: Sequence[Metric], about: MetricsSpec, task: ShardTask[MapReader, Ordinals]
 ) -> ShardResult:
     atlas, ordinals = task.source, task.data
     worker = cached_worker(atlas.locate(task.shard), device)

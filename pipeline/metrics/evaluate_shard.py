@@ -12,7 +12,7 @@ from pipeline.explain.model_state import preserve_model_state
 from pipeline.metrics.explained_model import ExplainedModel
 from pipeline.metrics.metric import Metric, MetricBatch, MetricValue
 from pipeline.run.worker import Worker
-from pipeline.store import AtlasShard
+from pipeline.store import ShardMaps
 from pipeline.store.images import read_images
 from pipeline.utils.shares import report_share
 from schemas.metrics import METRIC_VALUES
@@ -25,7 +25,7 @@ _BATCH_SIZE = 16
 
 def evaluate_shard(
     worker: Worker,
-    shard: AtlasShard,
+    shard: ShardMaps,
     ordinals: Sequence[int],
     metrics: Sequence[Metric],
     methods: Sequence[str],
@@ -63,7 +63,7 @@ def evaluate_shard(
 
 def iter_metric_batches(
     worker: Worker,
-    shard: AtlasShard,
+    shard: ShardMaps,
     ordinals: Sequence[int],
     methods: Sequence[str],
     targets: Sequence[str],

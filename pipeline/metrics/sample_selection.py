@@ -3,14 +3,14 @@
 import heapq
 from collections import defaultdict
 
-from pipeline.store import Atlas
+from pipeline.store import MapReader
 from schemas.base import sha256
 
 SelectedSamples = dict[str, tuple[int, ...]]
 """Ordinals of the selected samples by shard, both in order. Shards without any are left out."""
 
 
-def select_samples(atlas: Atlas, count: int, seed: int, target: str | None = None) -> SelectedSamples:
+def select_samples(atlas: MapReader, count: int, seed: int, target: str | None = None) -> SelectedSamples:
     """Select samples that have maps pseudo-randomly: the rows with the lowest hash of seed and row.
 
     A sample's hash depends on row and seed alone. Shards that are finished later add samples and displace as many

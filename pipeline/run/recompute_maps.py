@@ -17,6 +17,7 @@ from pipeline.run.sample_batches import group_by_shard, sample_batches
 from pipeline.run.worker import ExplainedSample, Worker
 from pipeline.store import Atlas, AtlasShard
 from pipeline.store.map_reader import Location
+from pipeline.store.shard_maps import ShardMaps
 from pipeline.store.shard_writer import minmax_scale
 from pipeline.utils.io import refuse_commands
 from schemas.commits import CommitRecord
@@ -116,7 +117,7 @@ def _exists(atlas: Atlas, shard: AtlasShard) -> bool:
 
 
 def recompute_rows(
-    worker: Worker, shard: AtlasShard, ordinals: Collection[int], batch_size: int | None = None
+    worker: Worker, shard: ShardMaps, ordinals: Collection[int], batch_size: int | None = None
 ) -> Iterator[ExplainedSample]:
     """Compute some samples of a shard again; the shard is read up to the last of them.
 

@@ -156,6 +156,16 @@ class AtlasReader(MapReader):
     def locate(self, shard: str) -> Location:
         return Location(self.objects.url, self.run.run_hash, len(self.run.shards), self.methods)
 
+    def commits_of(self, shard: str) -> list[tuple[Location, CommitRecord]]:
+        parts = [part for part in self.parts if any(method in self.run.methods for method in part.own.methods)]
+        return [(each.locate(shard), each.record(shard)) for each in self._with(parts)]
+
+    def products(self, folder: str) -> dict[str, ObjectStore]:
+        return {name: ObjectStore(f"{self.objects.url}/{folder}/{name}") for name in self.objects.list(folder)}
+
+    def _with(self, parts: Iterable[Self]) -> tuple[Self, ...]:
+        return (self, *parts)
+
     def dropped(self) -> frozenset[str]:
         stores = (self.objects, *(part.objects for part in self.parts))
         return frozenset(name for objects in stores for name in read_dropped(objects)) - set(self.methods)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.store import zarr_arrays
@@ -34,16 +33,6 @@ class AtlasShard(ShardMaps):
         return f"{folder}/{self.commit.shard}" if folder else self.commit.shard
 
     def array(self, name: str) -> NDArray[Any]:
-        """Return the rows of an array, for all target kinds, as they were committed: [rows, …].
-
-        Args:
-            name: name of the array.
-
-        Raises:
-            ShardReplacedError: the commit has been replaced since it was read.
-            RunFailedError: the array is missing or damaged.
-            UsageError: see ``commit_of``.
-        """
         holder, commit = self._atlas.holder(name), self.commit_of(name)
         spec = holder.own.arrays[name]
         path = shard_object(name, commit.shard_index, len(spec.dims))
@@ -51,6 +40,5 @@ class AtlasShard(ShardMaps):
         data = read_committed(holder.objects, commit, record) if record else None
         return zarr_arrays.decode_slot(holder.own, spec, data)[: commit.rows]
 
-    def values(self, array: str, target: str) -> NDArray[np.float32]:
-        index = self._atlas.check_array(array, target)
-        return self.array(array)[:, index].astype(np.float32)
+    def target_index(self, array: str, target: str) -> int:
+        return self._atlas.check_array(array, target)

@@ -109,6 +109,9 @@ class JoinedMethods(MapReader):
     def locate(self, shard: str) -> Location:
         raise UsageError(f"{self.url}: maps of several networks are not of one place; name one atlas")
 
+    def commits_of(self, shard: str) -> list[tuple[Location, CommitRecord]]:
+        raise UsageError(f"{self.url}: shards of several networks have no commit in common; name one atlas")
+
     def parts_of(self, shard: str, methods: Sequence[str]) -> dict[str, str]:
         of_network: dict[str, list[str]] = defaultdict(list)
         for method in methods:

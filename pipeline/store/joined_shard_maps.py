@@ -45,9 +45,15 @@ class JoinedShardMaps(ShardMaps):
                 raise RunFailedError(f"{matched.reader.url}: has been changed while it was read; run the command again")
         self.samples = without_some(first.samples, [matched.is_there for matched in self._others.values()])
 
-    def values(self, array: str, target: str) -> NDArray[np.float32]:
+    def array(self, name: str) -> NDArray[Any]:
+        network, own = self._split(name)
+        return self._first.array(own) if network == self._name else self._others[network].array(own)
+
+    def target_index(self, array: str, target: str) -> int:
         name, own = self._split(array)
-        return self._first.values(own, target) if name == self._name else self._others[name].values(own, target)
+        if name == self._name:
+            return self._first.target_index(own, target)
+        return self._others[name].reader.check_array(own, target)
 
     def frame(self, method: str) -> Frame:
         name, own = self._split(method)

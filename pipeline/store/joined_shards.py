@@ -108,6 +108,9 @@ class JoinedShards(MapReader):
     def locate(self, shard: str) -> Location:
         return self._owners[shard].locate(shard)
 
+    def commits_of(self, shard: str) -> list[tuple[Location, CommitRecord]]:
+        return self._owners[shard].commits_of(shard)
+
     def dropped(self) -> frozenset[str]:
         return frozenset(name for atlas in self._atlases for name in atlas.dropped())
 

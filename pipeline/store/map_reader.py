@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.store.class_names import check_class_names
 from pipeline.store.frame import Frame
 from pipeline.store.map_dataset import MapDataset
+from pipeline.store.object_store import ObjectStore
 from pipeline.store.shard_maps import ShardMaps
 from pipeline.utils.concurrency import concurrent_map
 from pipeline.utils.isolated import is_isolated
@@ -119,6 +120,22 @@ class MapReader(ABC):
         Raises:
             UsageError: by several networks.
         """
+
+    @abstractmethod
+    def commits_of(self, shard: str) -> list[tuple[Location, CommitRecord]]:
+        """Return the commit of a shard, and those of the parts that have methods of it; each with its place.
+
+        Raises:
+            UsageError: its maps are of several networks.
+        """
+
+    def products(self, folder: str) -> dict[str, ObjectStore]:
+        """Return what lies in a folder of the atlas for products, by name; several atlases have no such folder.
+
+        Args:
+            folder: ``labels``, ``scores`` or ``audit``.
+        """
+        return {}
 
     @abstractmethod
     def dropped(self) -> frozenset[str]:

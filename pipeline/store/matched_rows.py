@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.store.map_reader import MapReader
 from pipeline.store.match_images import NO_ROW, Rows
 from pipeline.store.shard_maps import VIEW, ShardMaps
+from pipeline.store.zarr_arrays import row_shape
 from schemas.run_record import RunRecord
 from schemas.samples import class_columns, class_ids
 from schemas.targets import is_text
@@ -51,14 +52,12 @@ class MatchedRows:
     def _shards(self) -> dict[str, ShardMaps]:
         return {shard: self.reader.shard(shard) for shard, _, _ in self._by_shard()}
 
-    def values(self, array: str, target: str) -> NDArray[np.float32]:
-        """Return the rows of an array, as ``ShardMaps.values``; as where there is no map for samples not there."""
-        self.reader.check_array(array, target)
-        spec = self.reader.run.arrays[array]
-        sizes = dict(zip(("y", "x", "bound"), (*self.reader.run.model.grid, 2), strict=True))
-        found = np.full((len(self.rows), *(sizes[dim] for dim in spec.dims[2:])), spec.empty, np.float32)
+    def array(self, name: str) -> NDArray[Any]:
+        """Return the rows of an array, as ``ShardMaps.array``; samples that are not there have no map."""
+        spec, run = self.reader.run.arrays[name], self.reader.run
+        found = np.full((len(self.rows), *row_shape(spec, run)), spec.empty, spec.dtype)
         for shard, places, ordinals in self._by_shard():
-            found[places] = self._shards[shard].values(array, target)[ordinals]
+            found[places] = self._shards[shard].array(name)[ordinals]
         return found
 
     def views(self) -> list[dict[str, Any]]:

@@ -40,6 +40,26 @@ class ShardMaps(ABC):
         return self.run.shards[self.commit.shard_index]
 
     @abstractmethod
+    def array(self, name: str) -> NDArray[Any]:
+        """Return the rows of an array, for all target kinds of its run, as they were committed: [rows, …].
+
+        Args:
+            name: name of the array.
+
+        Raises:
+            ShardReplacedError: the commit has been replaced since it was read.
+            RunFailedError: the array is missing or damaged.
+            UsageError: there is no such array.
+        """
+
+    @abstractmethod
+    def target_index(self, array: str, target: str) -> int:
+        """Return the index of a target kind in an array.
+
+        Raises:
+            UsageError: there is no such array or target kind.
+        """
+
     def values(self, array: str, target: str) -> NDArray[np.float32]:
         """Return the rows of an array for one target kind, as float32.
 
@@ -49,9 +69,10 @@ class ShardMaps(ABC):
 
         Raises:
             UsageError: there is no such array or target kind.
-            ShardReplacedError: the commit has been replaced since it was read.
-            RunFailedError: the array is missing or damaged.
+            ShardReplacedError, RunFailedError: see ``array``.
         """
+        index = self.target_index(array, target)
+        return self.array(array)[:, index].astype(np.float32)
 
     def maps(self, method: str, target: str = "label") -> NDArray[np.float32]:
         """Return the maps of a method, one per sample: float32 [rows, h, w] in [0, 1]; NaN where there is no map.

@@ -392,6 +392,7 @@ def test_the_command_takes_networks(world: World, vitatlas, tmp_path: Path) -> N
     assert (code, "ok" in out) == (0, True), error
     for command, *arguments in (
         ("annotate", "--out", tmp_path / "page"),
+        ("audit", "--out", tmp_path / "audit"),
         ("label", "--from", tmp_path, "--out", tmp_path / "imported"),
     ):
         code, _, error = vitatlas(command, *both, *arguments)

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from support import FAST, in_one_process, samples, write_tar
 
 from pipeline.annotate import write_page
+from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
+from pipeline.audit.publication.verify_audit import verify_audit
 from pipeline.label import label, read_labels
 from pipeline.run import INLINE, run
 from pipeline.run.extend import extend
@@ -287,3 +290,22 @@ def test_products_are_compared_with_the_atlases_that_are_named(world: World, vit
     (tmp_path / "second/commits/part-2.json").write_bytes(changed.to_bytes())
     code, out, _ = vitatlas("verify", first, second, labels, "--recompute", 0)
     assert (code, "commits/part-2.json: was made from other maps than the atlas has now" in out) == (1, True)
+
+
+def test_an_audit_is_that_of_one_plan(world: World, joined: MapReader, tmp_path: Path) -> None:
+    options = AuditOptions(faithfulness_images=2, sanity_images=0, recomputed_images=3, exports=("quantus",))
+    for name, atlas in (("joined", joined), ("whole", Atlas.open(world.whole))):
+        audit_atlas(atlas, str(tmp_path / name), methods=["legrad", "attention"], audit_options=options)
+        assert list(verify_audit(str(tmp_path / name))) == []
+    mine, others = everything(tmp_path / "joined"), everything(tmp_path / "whole")
+    differ = {name for name in mine if mine[name] != others.get(name)}
+    parents = {"lineage.parquet", "manifest.json", "README.md", "croissant.json"}  # which name hashes, or the atlas
+    parents |= {name for name in mine if "commits/" in name or name.endswith("product.json")}
+    assert {name for name in differ - parents if not name.startswith("report/")} == set()
+    assert mine.keys() == others.keys()
+    rows = pq.read_table(tmp_path / "joined/lineage.parquet").to_pylist()
+    maps = {row["shard"]: row["settings_hash"] for row in rows if row["product"] == "maps"}
+    first, second = (Atlas.open(url).run.run_hash for url in (world.first, world.second))
+    assert maps == {"part-0": first, "part-1": second, "part-2": second, "part-3": second}
+    with pytest.raises(UsageError, match="their audit belongs to no one of them; name a folder with --out DIR"):
+        audit_atlas(joined)

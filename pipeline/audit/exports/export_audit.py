@@ -17,7 +17,7 @@ from pipeline.audit.map_tables import split_truth_by_shard
 from pipeline.image.score_map import visible_window
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions
-from pipeline.store import Atlas, AtlasShard, ObjectStore
+from pipeline.store import MapReader, ObjectStore, ShardMaps
 from pipeline.store.derived import ProductStore
 from pipeline.store.images import read_images
 from pipeline.truth import TruthSet
@@ -34,7 +34,7 @@ _BATCH_SIZE = 32
 
 
 def export_audit(
-    atlas: Atlas,
+    atlas: MapReader,
     out: str,
     kind: str,
     target: str = "label",
@@ -97,7 +97,7 @@ def export_audit(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Export(DerivedProduct[Atlas, TruthSet | None, None]):
+class _Export(DerivedProduct[MapReader, TruthSet | None, None]):
     about: ExportSpec
 
     context: AtlasContext
@@ -114,7 +114,7 @@ class _Export(DerivedProduct[Atlas, TruthSet | None, None]):
         _upload(objects, partial(EXPORTERS[self.about.kind].export_all, self.context))
 
 
-def _export_shard(about: ExportSpec, task: ShardTask[Atlas, TruthSet | None]) -> ShardResult:
+def _export_shard(about: ExportSpec, task: ShardTask[MapReader, TruthSet | None]) -> ShardResult:
     data = _read_shard(task.source, task.source.shard(task.shard), about, task.data)
     written: tuple[ObjectRecord, ...] = ()
     if len(data):
@@ -133,7 +133,7 @@ def _upload(objects: ObjectStore, export: Callable[[Path], Iterable[str]]) -> tu
     return tuple(records)
 
 
-def _read_shard(atlas: Atlas, shard: AtlasShard, about: ExportSpec, truth: TruthSet | None) -> ShardData:
+def _read_shard(atlas: MapReader, shard: ShardMaps, about: ExportSpec, truth: TruthSet | None) -> ShardData:
     has_maps = shard.has_maps_of(about.target)
     samples = shard.samples.filter(pa.array(has_maps))
     maps = {}
@@ -150,7 +150,7 @@ def _read_shard(atlas: Atlas, shard: AtlasShard, about: ExportSpec, truth: Truth
     )
 
 
-def _pixels(atlas: Atlas, shard: AtlasShard, ordinals: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+def _pixels(atlas: MapReader, shard: ShardMaps, ordinals: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
     """Yield the input of the network in batches, for some samples."""
     for _, pixels in read_images(shard, ordinals, _BATCH_SIZE):
         yield np.stack(pixels)

@@ -22,7 +22,7 @@ from pipeline.audit.publication.dataset_card import (
     default_dataset_name,
 )
 from pipeline.audit.publication.published_tables import PublishedTable, decoded_type, find_tables
-from pipeline.store import Atlas, ObjectStore
+from pipeline.store import MapReader, ObjectStore
 from pipeline.utils.redaction import public_model_name
 from schemas.audit_records import DEFAULT_PUBLICATION, MANIFEST, AuditSpec, PublicationRecord
 from schemas.base import sha256
@@ -68,7 +68,7 @@ _CONTEXT: dict[str, Any] = {
 _Node = dict[str, Any]
 
 
-def build_croissant(atlas: Atlas, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION) -> bytes:
+def build_croissant(atlas: MapReader, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION) -> bytes:
     """Describe the folder of an audit, except for this description and the manifest, which are written last.
 
     Args:
@@ -125,7 +125,7 @@ def _license_url(name: str) -> str:
     return name if "://" in name or name == DEFAULT_PUBLICATION.license else f"https://spdx.org/licenses/{name}.html"
 
 
-def _sources(atlas: Atlas, about: AuditSpec) -> list[_Node]:
+def _sources(atlas: MapReader, about: AuditSpec) -> list[_Node]:
     """Return the sources of the audit by their hashes."""
     network = public_model_name(atlas.run.model.name)
     labels = {

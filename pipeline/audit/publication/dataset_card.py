@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.audit.publication.published_tables import PublishedTable, find_tables, format_type
-from pipeline.store import Atlas, ObjectStore
+from pipeline.store import MapReader, ObjectStore
 from pipeline.store.parquet import from_parquet
 from pipeline.utils.markdown import escape_markdown
 from pipeline.utils.redaction import public_model_name
@@ -69,7 +69,7 @@ PROTOCOL = (
 
 
 def render_dataset_card(
-    atlas: Atlas, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION, thumbnails: bool = False
+    atlas: MapReader, out: str, publication: PublicationRecord = DEFAULT_PUBLICATION, thumbnails: bool = False
 ) -> bytes:
     """Render the card of an audit whose tables exist.
 
@@ -111,9 +111,9 @@ def render_dataset_card(
     return f"---\n{_front_matter(name, publication, counts['samples']['ok'], tables)}---\n\n{body}".encode()
 
 
-def default_dataset_name(atlas: Atlas) -> str:
-    """Return the name of a dataset without a given name: that of the folder of the atlas."""
-    return atlas.url.rstrip("/").rpartition("/")[2] or "atlas"
+def default_dataset_name(atlas: MapReader) -> str:
+    """Return the name of a dataset without a given name: that of the folder of the atlas, or of several."""
+    return " and ".join(each.url.rstrip("/").rpartition("/")[2] or "atlas" for each in atlas.atlases)
 
 
 def _code(name: str) -> Markup:
@@ -155,7 +155,7 @@ def _front_matter(name: str, publication: PublicationRecord, images: int, tables
     return yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _describe_methods(atlas: Atlas, about: AuditSpec) -> list[dict[str, str]]:
+def _describe_methods(atlas: MapReader, about: AuditSpec) -> list[dict[str, str]]:
     """Return name, kind, summary and paper of each audited method."""
     from pipeline.explain.registry import methods as registry  # torch, which most of an audit does not need
 

@@ -6,7 +6,7 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline.store import Atlas
+from pipeline.store import MapReader
 from pipeline.utils.redaction import public_model_name
 from schemas.audit_records import EnvironmentRecord
 
@@ -15,7 +15,7 @@ _ARTIFACT = "artifact"
 """Option of a method that is a local file; its hash is in ``artifacts``."""
 
 
-def collect_environment(atlas: Atlas) -> EnvironmentRecord:
+def collect_environment(atlas: MapReader) -> EnvironmentRecord:
     """Collect ``environment.json``, which is the same for all calls on one machine.
 
     Raises:
@@ -42,7 +42,7 @@ def collect_environment(atlas: Atlas) -> EnvironmentRecord:
     )
 
 
-def _count_versions(atlas: Atlas) -> tuple[tuple[dict[str, str], int], ...]:
+def _count_versions(atlas: MapReader) -> tuple[tuple[dict[str, str], int], ...]:
     """Return the versions of packages that computed shards, most shards first."""
     counts = Counter(json.dumps(record.versions, sort_keys=True) for record in atlas.records())
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))

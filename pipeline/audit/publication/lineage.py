@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pyarrow as pa
 
-from pipeline.store import Atlas, ObjectStore
+from pipeline.store import MapReader, ObjectStore
 from pipeline.store.derived import content_hash
 from pipeline.store.parquet import from_parquet
 from pipeline.utils.concurrency import concurrent_map
@@ -27,7 +27,7 @@ _LABEL_TABLES = "labels"
 """Folder of the label tables in a folder of labels."""
 
 
-def build_lineage_table(atlas: Atlas, lineage_dirs: Sequence[str] = (), out: str | None = None) -> pa.Table:
+def build_lineage_table(atlas: MapReader, lineage_dirs: Sequence[str] = (), out: str | None = None) -> pa.Table:
     """Return ``schemas.audit_tables.LINEAGE``, by shard and product.
 
     Args:
@@ -43,12 +43,12 @@ def build_lineage_table(atlas: Atlas, lineage_dirs: Sequence[str] = (), out: str
     return pa.Table.from_pylist([row for shard_rows in rows for row in shard_rows], schema=LINEAGE)
 
 
-def _shard_rows(atlas: Atlas, products: Mapping[str, ObjectStore], shard: str) -> list[dict[str, Any]]:
-    rows = [_row(atlas.objects, MAPS, atlas.record(shard), atlas.run.run_hash, _hash_images(atlas, shard))]
-    parts = [part for part in atlas.parts if any(method in atlas.run.methods for method in part.own.methods)]
-    for part in parts:
-        name = f"{MAPS}/{part.objects.url.rpartition('/')[2]}"
-        rows.append(_row(part.objects, name, part.record(shard), part.own.run_hash, rows[0]["parent_hash"]))
+def _shard_rows(atlas: MapReader, products: Mapping[str, ObjectStore], shard: str) -> list[dict[str, Any]]:
+    images = _hash_images(atlas, shard)
+    rows: list[dict[str, Any]] = []
+    for place, maps in atlas.commits_of(shard):
+        name = f"{MAPS}/{place.url.rpartition('/')[2]}" if rows else MAPS  # the first is the atlas itself
+        rows.append(_row(ObjectStore(place.url), name, maps, place.run_hash, images))
     for name, objects in products.items():
         commit = _read_commit(objects, shard)
         if isinstance(commit, DerivedCommit):
@@ -56,7 +56,7 @@ def _shard_rows(atlas: Atlas, products: Mapping[str, ObjectStore], shard: str) -
     return rows
 
 
-def find_lineage_faults(atlas: Atlas, lineage_dirs: Sequence[str] = (), out: str | None = None) -> list[str]:
+def find_lineage_faults(atlas: MapReader, lineage_dirs: Sequence[str] = (), out: str | None = None) -> list[str]:
     """Return a sentence for each break of the chain; it begins with the product.
 
     A shard may have been computed again after labels were made from it, or labels may belong to other images than those
@@ -78,7 +78,7 @@ def find_lineage_faults(atlas: Atlas, lineage_dirs: Sequence[str] = (), out: str
     ]
 
 
-def find_products(atlas: Atlas, lineage_dirs: Sequence[str], out: str | None) -> dict[str, ObjectStore]:
+def find_products(atlas: MapReader, lineage_dirs: Sequence[str], out: str | None) -> dict[str, ObjectStore]:
     """Find all products of an atlas.
 
     Args:
@@ -94,8 +94,7 @@ def find_products(atlas: Atlas, lineage_dirs: Sequence[str], out: str | None) ->
     """
     products = {}
     for folder in (LABELS, SCORES):
-        for name in atlas.objects.list(folder):
-            objects = ObjectStore(f"{atlas.objects.url}/{folder}/{name}")
+        for name, objects in atlas.products(folder).items():
             if objects.list(COMMITS):
                 products[f"{folder}/{name}"] = objects
     for name in ("", *(f"/{kind}" for kind in get_args(MetricSuite))) if out is not None else ():
@@ -125,7 +124,7 @@ def _read_commit(objects: ObjectStore, shard: str) -> DerivedCommit | str | None
         return f"{error}"
 
 
-def _hash_images(atlas: Atlas, shard: str) -> str:
+def _hash_images(atlas: MapReader, shard: str) -> str:
     """Return a hash of the keys and encoded bytes of all images of a shard, in order."""
     samples = atlas.samples_of(shard, ["key", "image_sha256"])
     return sha256(json.dumps([samples[name].to_pylist() for name in samples.column_names]).encode())
@@ -146,7 +145,7 @@ def _row(
     }
 
 
-def _shard_faults(atlas: Atlas, objects: ObjectStore, shard: str) -> list[str]:
+def _shard_faults(atlas: MapReader, objects: ObjectStore, shard: str) -> list[str]:
     commit = _read_commit(objects, shard)
     if commit is None:
         return []
@@ -156,6 +155,8 @@ def _shard_faults(atlas: Atlas, objects: ObjectStore, shard: str) -> list[str]:
         return [f"{commit_object(shard)} is of shard {commit.shard}"]
     if commit.parent != content_hash(atlas.record(shard)):
         return [f"{shard} was made of other maps than the atlas has; make it again"]
+    if commit.atlas != atlas.atlas_of(shard):
+        return [f"{shard} was made of maps of another atlas; make it again"]
     if not atlas.has_parts(shard, commit.parts):
         return [f"{shard} was made of maps of a part that the atlas does not have; make it again"]
     if any(record.path == f"{_LABEL_TABLES}/{shard}.parquet" for record in commit.objects):
@@ -163,7 +164,7 @@ def _shard_faults(atlas: Atlas, objects: ObjectStore, shard: str) -> list[str]:
     return []
 
 
-def _label_faults(atlas: Atlas, objects: ObjectStore, shard: str) -> Iterator[str]:
+def _label_faults(atlas: MapReader, objects: ObjectStore, shard: str) -> Iterator[str]:
     columns = ["row", "key", "image_sha256"]
     try:
         data = objects.get(f"{_LABEL_TABLES}/{shard}.parquet")

@@ -23,7 +23,7 @@ from pipeline.audit.report.load_tables import AuditTables, read_audit
 from pipeline.audit.report.page import render_page
 from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
-from pipeline.store import Atlas, Lease, ObjectStore
+from pipeline.store import Lease, MapReader, ObjectStore
 from pipeline.utils.io import refuse_commands
 from pipeline.utils.json_script import to_script
 from schemas.audit_tables import MAP_STATISTICS
@@ -37,7 +37,7 @@ _CLASSES = "data/classes"
 
 
 def write_report(
-    atlas: Atlas,
+    atlas: MapReader,
     out: str,
     target: str = "label",
     names: Sequence[str] = (),
@@ -93,7 +93,7 @@ def write_report(
 
 
 def _data_scripts(
-    atlas: Atlas,
+    atlas: MapReader,
     tables: AuditTables,
     methods: Sequence[str],
     names: Sequence[str],

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.audit.join_metrics import values_at_rows
 from pipeline.audit.report.js_encoding import to_base64, to_uint8
-from pipeline.store import Atlas, AtlasShard, ObjectStore
+from pipeline.store import MapReader, ObjectStore, ShardMaps
 from pipeline.store.images import read_images
 from pipeline.store.parquet import from_parquet
 from pipeline.utils.json_script import to_script
@@ -79,7 +79,7 @@ class ImageColumns:
         )
 
 
-def sample_images(atlas: Atlas, images: int, seed: int) -> list[ShardSelection]:
+def sample_images(atlas: MapReader, images: int, seed: int) -> list[ShardSelection]:
     """Choose samples that have maps at random.
 
     Args:
@@ -108,7 +108,7 @@ def chunk_name(number: int) -> str:
 
 
 def write_chunks(
-    atlas: Atlas, audit: str, out: str, methods: Sequence[str], thumbnails: bool, selection: ShardSelection
+    atlas: MapReader, audit: str, out: str, methods: Sequence[str], thumbnails: bool, selection: ShardSelection
 ) -> tuple[str, ImageColumns]:
     """Write the chunks of a shard.
 
@@ -172,9 +172,7 @@ def _unique_blocks(
     return blocks, block_index
 
 
-def _read_statistics(
-    audit: ObjectStore, selection: ShardSelection, shard: AtlasShard, methods: Sequence[str]
-) -> Floats:
+def _read_statistics(audit: ObjectStore, selection: ShardSelection, shard: ShardMaps, methods: Sequence[str]) -> Floats:
     """Return the statistics of the audit: [methods, MAP_STATISTICS, n]; NaN for a method that it leaves out."""
     table = from_parquet(audit.get(f"images/{selection.shard}.parquet"), ["row", "method", *MAP_STATISTICS])
     rows = shard.samples["row"].to_numpy()[list(selection.ordinals)]
@@ -190,7 +188,7 @@ def _read_statistics(
 def _image_columns(
     audit: ObjectStore,
     selection: ShardSelection,
-    shard: AtlasShard,
+    shard: ShardMaps,
     flags: NDArray[np.uint8],
     statistics: Floats,
 ) -> ImageColumns:
@@ -243,7 +241,7 @@ def method_scripts(columns: ImageColumns) -> Iterator[tuple[str, bytes]]:
         yield f"data/methods/{number}.js", to_script("method", number, {"flags": to_base64(flags), **data})
 
 
-def _make_thumbnails(atlas: Atlas, shard: AtlasShard, ordinals: Sequence[int]) -> dict[int, bytes]:
+def _make_thumbnails(atlas: MapReader, shard: ShardMaps, ordinals: Sequence[int]) -> dict[int, bytes]:
     """Return JPEGs of the network's input by ordinal, so that maps align with their edges."""
     return {
         ordinal: _encode_thumbnail(pixels)

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.store import Atlas, ObjectStore
+from pipeline.store import MapReader, ObjectStore
 from pipeline.store.parquet import from_parquet
 from schemas.audit_records import AuditSpec
 from schemas.audit_tables import OTHER_BATCH, SAME_BATCH
@@ -49,7 +49,7 @@ class AuditTables:
     localization: dict[str, pa.Table]
 
 
-def read_audit(atlas: Atlas, out: str, target: str) -> AuditTables:
+def read_audit(atlas: MapReader, out: str, target: str) -> AuditTables:
     """Read the tables of an audit.
 
     Args:
@@ -97,11 +97,10 @@ def _filter_target(table: pa.Table | None, target: str) -> pa.Table | None:
     return None if table is None else table.filter(pc.equal(table["target"].cast(pa.string()), target))
 
 
-def _read_localization(atlas: Atlas, target: str) -> dict[str, pa.Table]:
+def _read_localization(atlas: MapReader, target: str) -> dict[str, pa.Table]:
     """Read the finished scores of the same maps in the atlas."""
     tables = {}
-    for folder in atlas.objects.list(SCORES):
-        objects = ObjectStore(f"{atlas.objects.url}/{SCORES}/{folder}")
+    for objects in atlas.products(SCORES).values():
         if objects.exists(ABOUT) and objects.exists(_LOCALIZATION):
             about = ScoringSpec.read(objects.get(ABOUT), f"{objects.url}/{ABOUT}")
             if (about.run, about.target) == (atlas.run.run_hash, target):

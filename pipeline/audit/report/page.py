@@ -30,7 +30,7 @@ from pipeline.audit.report.score_view import (
     order_methods,
     select_ranking_scores,
 )
-from pipeline.store import Atlas
+from pipeline.store import MapReader
 from pipeline.store.label_accuracy import measure_label_accuracy
 from schemas.audit_tables import AGREEMENT_METRICS, MAP_STATISTICS
 from schemas.samples import SampleStatus
@@ -71,7 +71,7 @@ class AgreementMatrix:
 
 
 def render_page(
-    atlas: Atlas,
+    atlas: MapReader,
     tables: AuditTables,
     methods: Sequence[str],
     names: Sequence[str],
@@ -175,7 +175,7 @@ def color_class(value: float | None) -> str:
     return f"n{-tenths}" if tenths < 0 else f"p{tenths}"
 
 
-def _count_samples(atlas: Atlas) -> dict[str, Any]:
+def _count_samples(atlas: MapReader) -> dict[str, Any]:
     statuses = atlas.statuses()
     return {
         "shards": len(atlas.run.shards),
@@ -200,7 +200,7 @@ def _model_title(name: str) -> str:
     return "" if name.startswith("local-dir:") else PurePath(name).name
 
 
-def _count_wrong(atlas: Atlas) -> int:
+def _count_wrong(atlas: MapReader) -> int:
     """Return the number of images whose only label is not the prediction, as the gallery filters them."""
     samples = atlas.samples_with_maps(["label", "prediction"])
     return pc.sum(pc.not_equal(samples["label"], samples["prediction"])).as_py() or 0
