@@ -37,8 +37,8 @@ METHODS = (
     "attn_lrp:read=pixels:gamma=0.25", "libra_fullgrad", "center", "uniform", "random", "edges",
 )  # fmt: skip
 """All methods that cost a few forwards, not dozens or thousands."""
-LARGEST_DIFFERENCE = 5e-5
-"""Of the tokens of timm's network from those of onnxruntime, whose largest is about 8."""
+LARGEST_DIFFERENCE = 2e-5
+"""Of the tokens of timm's network from those of onnxruntime, both in float32, as a share of the largest."""
 
 
 def main() -> None:
@@ -118,7 +118,7 @@ def _compare(graph: Path, spec: ModelSpec, folder: Path) -> dict[str, float]:
         )
     difference = {"largest": (found - expected).abs().max().item(), "of": expected.abs().max().item()}
     print(f"tokens of timm and of onnxruntime differ by at most {difference['largest']:.1e} of {difference['of']:.1f}")
-    if difference["largest"] > LARGEST_DIFFERENCE:
+    if difference["largest"] > LARGEST_DIFFERENCE * difference["of"]:
         raise SystemExit("the converted network is not the one of the ONNX file")
     return difference
 
