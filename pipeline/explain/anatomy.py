@@ -131,6 +131,9 @@ def describe_transformer(model: nn.Module) -> Anatomy:
     if head is None or isinstance(head, nn.Identity):
         raise refuse(NO_CLASSIFIER)
     known = known_parts(model)
+    for part in known:
+        if part.cls not in part.allowed and part.cls.__module__.startswith("timm."):  # an architecture, not a change
+            raise NoGlobalAttention(model, f"the methods have no rules for its {part.path}, a {part.cls.__name__}")
     if reason := find_fault(model, known):
         raise refuse(reason)
     classes = _count_classes(known, refuse)

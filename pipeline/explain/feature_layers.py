@@ -151,6 +151,8 @@ def _token_grid(model: Any, length: int, size: tuple[int, int]) -> tuple[tuple[i
         for before in (prefix, 0):
             if rows * columns + before == length and rows * columns > 1:
                 return (int(rows), int(columns)), before
+    if length <= 2:
+        raise NoFeatureGrid("its read-out takes class tokens only, and no grid of features")
     raise NoFeatureGrid("its features are a sequence of tokens, and their places in the image are not known")
 
 

@@ -195,6 +195,12 @@ NEEDS = {
 """What is required, in words."""
 
 
+NOT_APART = (
+    "what follows its last features cannot be run apart from the network: it is class attention, or is no forward_head"
+)
+"""Why methods that run a read-out on other features are not defined for the read-out ``other``."""
+
+
 def constant_probability_fault(anatomy: Network) -> str | None:
     """Return why a method of probabilities is not defined for a model of one class; None if it is."""
     if not anatomy.has_constant_probability:

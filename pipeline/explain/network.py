@@ -65,7 +65,8 @@ class Network:
         missing: what methods may need and the network does not offer, with the reason.
         features: layers at which a method can be read, the last one in front of the read-out first.
         prefix_tokens: number of tokens before the patches: class token, distillation token, registers.
-        readout: input of the classifier: ``mean`` is the mean of the last feature grid and nothing else; see
+        readout: input of the classifier: ``mean`` is the mean of the last feature grid and nothing else, ``features``
+            the grid in another way, ``other`` is not known, since the read-out cannot be run on features alone; see
             ``Anatomy`` for those of plain vision transformers.
         has_linear_readout: whether the logits are linear in that mean.
     """

@@ -277,6 +277,8 @@ def test_a_network_without_a_read_out_of_its_own_offers_gradients_at_its_last_gr
     assert maps["layercam"].abs().max() > 0
     with pytest.raises(UnsupportedMethod, match="cannot be run apart"):
         explain(model, random_images(), TARGETS, "reciprocam")
+    with pytest.raises(UnsupportedMethod, match="cannot be run apart"):
+        explain(model, random_images(), TARGETS, "cam")
 
 
 @pytest.mark.parametrize(

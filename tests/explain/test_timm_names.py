@@ -18,6 +18,7 @@ from schemas.errors import UsageError
 NO_GRID = {
     "its features are a sequence of tokens, and their places in the image are not known",
     "its read-out does not take one grid of features",
+    "its read-out takes class tokens only, and no grid of features",
     "its classifier reads a class token, and it has no list of blocks in front of it",
 }
 """Reasons why a network offers no grid of features: several branches, or an order of tokens of its own."""
@@ -75,8 +76,8 @@ def test_networks_are_described_by_what_they_offer() -> None:
 def test_almost_every_network_of_timm_offers_methods() -> None:
     names = tuple(timm.list_models())
     counts = check(names)
-    assert counts["refused"] <= 0.02 * len(names)
-    assert counts["features"] + counts["attention"] >= 0.95 * len(names)
+    assert counts["refused"] <= 0.01 * len(names)
+    assert counts["features"] + counts["attention"] >= 0.93 * len(names)
 
 
 def smallest() -> Iterator[str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention
 from pipeline.explain.capture import Capture
-from pipeline.explain.method import Method, constant_probability_fault
+from pipeline.explain.method import NOT_APART, Method, constant_probability_fault
 from pipeline.explain.network import LAST, Network, Requirement
 from pipeline.explain.network_trace import NetworkTrace
 from pipeline.explain.registry import methods
@@ -90,7 +90,7 @@ class ReciproCAM(Method):
 
     def unsupported(self, anatomy: Network) -> str | None:
         if anatomy.readout == "other":
-            return "its read-out cannot be run apart from the network on masked features"
+            return NOT_APART
         if isinstance(anatomy, Anatomy) and (reason := self._block_fault(anatomy)):
             return reason
         if self.score != "softmax":
