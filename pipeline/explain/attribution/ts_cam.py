@@ -39,7 +39,7 @@ class TSCAM(LearnedMethod):
     base_name = "tscam"
     multi_target = True
     paper = "Gao et al., TS-CAM: Token Semantic Coupled Attention Map, ICCV 2021 (arXiv 2103.14862)"
-    cost = "≈1.2; ≈0.2 with a frozen backbone"
+    cost = "≈1.1; ≈0.1 with a frozen backbone"
     extra_outputs = ("probability", "rank")
 
     def needs(self, anatomy: Anatomy) -> Capture:
