@@ -55,7 +55,8 @@ class AttentionCall:
 
     def probabilities(self, queries: slice = slice(None)) -> Tensor:
         """Compute the attention matrix, or some rows of it: [B, H, m, n], rows sum to 1."""
-        return self.scores(queries).softmax(-1)
+        scores = self.scores(queries)
+        return torch.softmax(scores, -1, out=None if scores.requires_grad else scores)  # in place: they are large
 
     def gradient(self, output_gradient: Tensor, queries: slice = slice(None)) -> Tensor:
         """Compute the gradient with respect to the attention matrix A, or some rows of it.

@@ -231,6 +231,7 @@ class Explainer:
         self.on_stage_end("forward")
         class_ids = targets(trace.logits).to(images.device).clone()  # a graph refuses tensors of inference mode
         count = class_ids.shape[1]
+        trace.keeps_graph = count > 1 or len(self.methods) > 1
         if not count:
             empty = {
                 method.name: images.new_empty(len(images), 0, *method.grid(self.anatomy)) for method in self.methods

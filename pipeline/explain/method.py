@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import MISSING, Field, dataclass, fields
+from functools import cache
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from torch import Tensor
@@ -57,7 +58,7 @@ class Method(ABC):
         Raises:
             UsageError: one has it; the message lists the allowed values.
         """
-        kinds = get_type_hints(type(self))
+        kinds = option_types(type(self))
         for option, value in self.options().items():
             kind = kinds[option]
             if get_origin(kind) is Literal:
@@ -184,6 +185,12 @@ class Method(ABC):
         Returns:
             [B, K, h, w] on the patch grid, without any normalization; K is 1 unless ``class_specific``.
         """
+
+
+@cache
+def option_types(method: type[Method]) -> dict[str, Any]:
+    """Return the types of the options of a class of methods, and of its other annotated attributes."""
+    return get_type_hints(method)
 
 
 NEEDS = {

@@ -1,6 +1,6 @@
 """Temporary state of a model for methods: evaluation mode, fused attention, no parameter gradients."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import RLock
 from typing import Any
@@ -29,7 +29,7 @@ def preserve_model_state(model: nn.Module) -> Iterator[None]:
     with _LOCKS.setdefault(model, RLock()):
         modules = dict(model.named_modules())
         _refuse_hooks(model, modules)
-        with _evaluation_state(model, modules.values()):
+        with _evaluation_state(model, list(modules.values())):
             yield
 
 
@@ -53,12 +53,12 @@ _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
 
 @contextmanager
-def _evaluation_state(model: nn.Module, modules: Iterable[Any]) -> Iterator[None]:
+def _evaluation_state(model: nn.Module, modules: list[Any]) -> Iterator[None]:
     # To set an attribute of a module costs microseconds, so only those that differ are set.
     training = [module for module in modules if module.training]
     unfused = [module for module in modules if not vars(module).get("fused_attn", True)]
     checkpointing = getattr(model, "grad_checkpointing", None)
-    parameters = list(model.parameters())
+    parameters = [p for module in modules for p in module._parameters.values() if p is not None]
     differentiated = [parameter for parameter in parameters if parameter.requires_grad]
     try:
         for module in training:

@@ -159,9 +159,10 @@ def find_fault(network: nn.Module, parts: Iterable[Part]) -> str | None:
         earlier = paths.setdefault(part.module, part.path)
         if earlier != part.path and any(True for _ in part.module.parameters()):
             return f"{part.path} is {earlier} a second time; replace it by a copy.deepcopy of it"
-    for path, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        if reason := _tensor_fault(tensor):
-            return f"{path} {reason}"
+    for owner, module in network.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and (reason := _tensor_fault(tensor)):
+                return f"{owner}.{name} {reason}".removeprefix(".")
     return None
 
 
@@ -206,9 +207,10 @@ def _class_fault(part: Part) -> str | None:
 def _code_fault(part: Part) -> str | None:
     """Return how the code of one module differs from that of its class."""
     own = vars(part.module)
-    for name in own.keys() & _function_names(part.cls):
-        if callable(own[name]):
-            return f"has a {name} of its own in place of that of {part.cls.__name__}; delete it"
+    if not (functions := _function_names(part.cls)).isdisjoint(own):
+        for name in functions & own.keys():
+            if callable(own[name]):
+                return f"has a {name} of its own in place of that of {part.cls.__name__}; delete it"
     if own.get("inplace", False) and not part.path.startswith("head"):
         return "overwrites its input; set inplace=False"
     return None

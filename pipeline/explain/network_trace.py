@@ -39,6 +39,7 @@ class NetworkTrace:
         precision: see ``explain``.
         extra_outputs: numbers that methods report beside their map, [B, K] by name.
         passes: what the backward passes of each kind are for; by default all that was recorded.
+        keeps_graph: whether the graph serves several backward passes; otherwise one frees it as it goes.
         logits: [B, C].
     """
 
@@ -51,6 +52,7 @@ class NetworkTrace:
     precision: Precision
     extra_outputs: dict[str, Tensor] = field(default_factory=dict)
     passes: Mapping[BackwardPass, Capture] = field(default_factory=dict)
+    keeps_graph: bool = True
     logits: Tensor = field(init=False)
     _features: dict[str, Tensor] = field(default_factory=dict)  # as the network has them, by the name of their layer
     _scores: Tensor = field(init=False)  # the logits, with their graph
@@ -181,7 +183,7 @@ class NetworkTrace:
             logits = self.model(images)
         with torch.enable_grad():
             score = self.target_values(logits, targets, backward_pass.target).sum()
-        (gradient,) = self.backward(score, [images], backward_pass.rules)
+        (gradient,) = self.backward(score, [images], backward_pass.rules, keep_graph=False)
         return gradient
 
     def gradients(self, targets: Tensor, backward_pass: BackwardPass = ORDINARY) -> Gradients:
@@ -218,15 +220,19 @@ class NetworkTrace:
         layers = {name: gradients[f"layer {name}"] for name in self._features if f"layer {name}" in gradients}
         return Gradients([], images=gradients.get("images"), features=layers)
 
-    def backward(self, score: Tensor, inputs: list[Tensor], rules: Rules | None = None) -> tuple[Tensor, ...]:
-        """Compute the gradients of a scalar with respect to ``inputs``; the graph is kept.
+    def backward(
+        self, score: Tensor, inputs: list[Tensor], rules: Rules | None = None, keep_graph: bool | None = None
+    ) -> tuple[Tensor, ...]:
+        """Compute the gradients of a scalar with respect to ``inputs``.
 
         Args:
             score: the scalar, with its graph. An image's target depends on no other image, so the sum serves all.
             inputs: tensors of the graph.
             rules: see ``BackwardPass``; only plain vision transformers have any.
+            keep_graph: whether another backward pass goes through the graph; by default ``keeps_graph``.
         """
-        return torch.autograd.grad(score, inputs, retain_graph=True, materialize_grads=True)
+        keep = self.keeps_graph if keep_graph is None else keep_graph
+        return torch.autograd.grad(score, inputs, retain_graph=keep, materialize_grads=True)
 
 
 def record_network(

@@ -5,7 +5,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
-from pipeline.explain.method import Method
+from pipeline.explain.method import Method, option_types
 from pipeline.explain.network import Network
 from schemas.errors import UsageError
 from schemas.text import suggest
@@ -34,7 +34,7 @@ class Registry(dict[str, type[Method]]):
             choices = f"there are {', '.join(self)}{suggest(base_name, self)}"
             raise UsageError(f"there is no method {base_name!r}; {choices}")
         method = self[base_name]
-        hints = typing.get_type_hints(method)
+        hints = option_types(method)
         types = {option.name: hints[option.name] for option in method.option_fields()}
         options: dict[str, Any] = {}
         for assignment in assignments:

@@ -169,16 +169,19 @@ class Trace(NetworkTrace):
             biases=gradients.get("biases"),
         )
 
-    def backward(self, score: Tensor, inputs: list[Tensor], rules: Rules | None = None) -> tuple[Tensor, ...]:
-        """Compute the gradients of a scalar with respect to ``inputs``; the graph is kept.
+    def backward(
+        self, score: Tensor, inputs: list[Tensor], rules: Rules | None = None, keep_graph: bool | None = None
+    ) -> tuple[Tensor, ...]:
+        """Compute the gradients of a scalar with respect to ``inputs``.
 
         Args:
             score: the scalar, with its graph. An image's target depends on no other image, so the sum serves all.
             inputs: tensors of the graph.
             rules: see ``BackwardPass``.
+            keep_graph: whether another backward pass goes through the graph; by default ``keeps_graph``.
         """
         with self.rule_mode.by(rules):
-            return torch.autograd.grad(score, inputs, retain_graph=True, materialize_grads=True)
+            return super().backward(score, inputs, rules, keep_graph)
 
 
 def record_forward(

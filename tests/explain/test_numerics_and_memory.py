@@ -1,6 +1,7 @@
 """Out-of-memory errors, collapsed attention, overflow in half precision."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -117,15 +118,15 @@ def test_drift_is_relative_to_the_largest_value_and_leaves_out_what_is_zero() ->
 
 def saved_bytes(model: nn.Module, name: str) -> int:
     """Bytes that the graph of a method saves for its backward passes, each storage once."""
-    storages: dict[int, int] = {}
+    storages: dict[int, torch.UntypedStorage] = {}  # held, so that no other one gets the address of a freed one
 
     def save(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         explain(model, images_for(model), TARGETS[:3, :1], name)
-    return sum(storages.values())
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("gradcam", 1), ("attn_gradcam", 1), ("legrad:layers=last2", 2)])
@@ -133,3 +134,21 @@ def test_the_graph_holds_no_block_in_front_of_the_first_that_a_method_needs(name
     shallow, deep = (saved_bytes(small_vit(depth=depth), name) for depth in (blocks, blocks + 3))
     assert shallow == deep
     assert saved_bytes(small_vit(depth=blocks + 3), "legrad") > deep * (blocks + 2) / blocks
+
+
+@pytest.mark.parametrize(
+    ("names", "targets", "kept"),
+    [(["grad_input"], 1, False), (["grad_input"], 2, True), (["grad_input", "agcam"], 1, True)],
+)
+def test_a_graph_that_nothing_else_needs_is_freed_by_its_backward_pass(
+    names: list[str], targets: int, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, traces = small_vit(), []
+    record = Explainer._record
+    monkeypatch.setattr(Explainer, "_record", lambda *given: traces.append(record(*given)) or traces[-1])
+    with preserve_model_state(model):
+        bound = explainer(model, names)
+        bound.maps(images_for(model, 1), lambda rows, _: TARGETS[:1, :targets], ["a"])
+    score = traces[0]._scores.sum()
+    with nullcontext() if kept else pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(score, traces[0].images)
