@@ -1,221 +1,258 @@
 """Peers on the same network: whether their maps are ours, and what a map costs, in forwards of the network.
 
-Peers are no dependency of this project: those that are not installed are left out. Both sides run in this process
-in one thread, and seconds are those of the CPU, so that other work on the machine does not count. F, one plain
-forward of the batch, is timed right before each; the ratio is the median. Maps are compared in float64, on a smaller
-network.
+Each side runs in a process of its own, in one thread. In each round F, one plain forward of the batch here, the peer
+and the method here are timed in turn, in seconds of the CPU, so that other work on the machine counts little; results
+are medians over rounds of the ratios to F, with half their interquartile range. Peak memory is what the first call
+adds to the process. Maps are compared in float64 on a smaller network; a row whose maps differ is an error.
 
-    pip install --no-deps --target peers captum grad-cam ttach tqdm
-    PYTHONPATH=peers:.:tests python tests/bench/peers.py
+Peers are no dependency of this project. Those that are missing are named, with the way to install them (`peers.txt`).
+
+    PYTHONPATH=.:tests python tests/bench/peers.py --sizes ViT-S/16 --batches 1 --only torchcam
+    PYTHONPATH=.:tests python tests/bench/peers.py --results tests/bench/peers.json --page docs/comparison.md
 """
 
 import argparse
-import copy
+import ctypes
+import json
+import multiprocessing
+import os
 import platform
+import re
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from statistics import median
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
 
-import numpy as np
-import timm
 import torch
-from torch import Tensor, nn
+from bench.peer_maps import COMPARISONS, WIDTHS, Case, Comparison
+from torch import Tensor
 
-from pipeline.explain import Head, IntegratedGradients, LeGrad, Method, ReciproCAM, explain
-from schemas.head import HeadRecord
+from pipeline.explain import explain
 
-_STEPS = 8
-_PROMPTS = 10
-_TIMED, _COMPARED = "vit_small_patch16_224", "vit_tiny_patch16_224"
+Row = dict[str, Any]
+Rows = dict[str, Row]
+
+TEN = "attention,rollout,generic_attention,gradcam,attn_gradcam,agcam,legrad,reciprocam,pm_zs,grad_input"
+_COMPARED = Case("ViT-Ti/16", 2, torch.float64)
+_BLOCK = re.compile(r"(<!-- measured by tests/bench/peers.py -->\n).*?(<!-- end of measured -->)", re.DOTALL)
 
 
-@dataclass
-class Pair:
-    """A peer's map and ours of the same images.
+class Worker:
+    """One side of a comparison, in a process of its own.
 
-    Attributes:
-        what: for the table.
-        network, images, targets: [B, 3, H, W] and [B] or [B, K].
-        ours: the method.
-        peer: makes the peer's maps.
-        alike: makes ours what the peer's are: enlarged, or summed over a patch the other way.
+    Args:
+        comparison: what runs; None is the ten methods together, on timm's network.
+        case: on what.
+        here: whether it is the side of this project.
     """
 
-    what: str
-    network: nn.Module
-    images: Tensor
-    targets: Tensor
-    ours: str | Method
-    peer: Callable[[], Tensor]
-    alike: Callable[[Tensor], Tensor] = lambda maps: maps
+    def __init__(self, comparison: Comparison | None, case: Case, here: bool) -> None:
+        context = multiprocessing.get_context("fork")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, comparison, case, here), daemon=True)
+        self._process.start()
+        theirs.close()
 
-    def mine(self) -> Tensor:
-        """[B · K, h, w]."""
-        targets = self.targets.reshape(len(self.images), -1)
-        ((_, maps),) = explain(self.network, self.images, targets, [self.ours]).items()
-        return maps.flatten(0, 1)
+    def ask(self, what: str) -> Any:
+        """Return what a job of ``_serve`` returns."""
+        self._connection.send(what)
+        return self._connection.recv()
 
-    def difference(self) -> float:
-        """Largest difference of any cell, as a fraction of the largest value."""
-        expected, found = self.peer().detach(), self.alike(self.mine())
-        return float((found - expected).abs().max() / expected.abs().max())
+    def stop(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.join()
 
 
-def captum(network: nn.Module, images: Tensor, targets: Tensor) -> Iterator[Pair]:
-    """Per pixel; summed here over channels and the pixels of a patch."""
-    from captum.attr import InputXGradient
-    from captum.attr import IntegratedGradients as CaptumIG
+def _serve(connection: Connection, comparison: Comparison | None, case: Case, here: bool) -> None:
+    warnings.simplefilter("ignore")  # of the peers
+    torch.set_num_threads(1)
+    network: Any = None
+    if not here:
+        assert comparison is not None
+        maps = comparison.peer_maps(case)
+    else:
+        network = comparison.network(case) if comparison else case.timm()
+        targets = comparison.targets(case) if comparison else case.classes[:, None]
+        methods = comparison.method.split(",") if comparison else TEN.split(",")
 
-    def patches(pixels: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(pixels.sum(1), 16) * 256
+        def maps() -> Tensor:
+            return next(iter(explain(network, case.images, targets, methods).values()))[:, 0]
 
-    plain, integrated = InputXGradient(network), CaptumIG(network)
+    @torch.no_grad()
+    def forward() -> None:
+        network(case.images)
 
-    def gradient() -> Tensor:
-        return patches(plain.attribute(images.clone().requires_grad_(), target=targets))
-
-    def path() -> Tensor:
-        return patches(integrated.attribute(images, target=targets, n_steps=_STEPS, internal_batch_size=len(images)))
-
-    yield Pair("captum InputXGradient", network, images, targets, "grad_input", gradient)
-    ours = IntegratedGradients(nodes=_STEPS)
-    yield Pair(f"captum IntegratedGradients, {_STEPS} steps", network, images, targets, ours, path)
-
-
-def grad_cam(network: nn.Module, images: Tensor, targets: Tensor) -> Iterator[Pair]:
-    """As in its example for vision transformers. It returns maps of the size of the image, in [0, 1], in float32."""
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.image import scale_cam_image
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    def grid(tokens: Tensor) -> Tensor:
-        return tokens[:, 1:].unflatten(1, network.patch_embed.grid_size).movedim(-1, 1)
-
-    hooked = copy.deepcopy(network)  # its hooks stay
-    cam = GradCAM(model=hooked, target_layers=[hooked.blocks[-1].norm1], reshape_transform=grid)
-
-    def enlarged(maps: Tensor) -> Tensor:
-        return torch.from_numpy(scale_cam_image(scale_cam_image(maps.numpy(), tuple(images.shape[:1:-1]))))
-
-    def peer() -> Tensor:
-        return torch.from_numpy(cam(input_tensor=images, targets=[ClassifierOutputTarget(int(c)) for c in targets]))
-
-    yield Pair("grad-cam GradCAM", network, images, targets, "gradcam", peer, enlarged)
+    jobs: dict[str, Callable[[], Any]] = {
+        "maps": lambda: maps().numpy(),
+        "seconds": lambda: _seconds(maps),
+        "forward seconds": lambda: _seconds(forward),
+        "peak": lambda: _peak_bytes(maps),
+        "forward peak": lambda: _peak_bytes(forward),
+    }
+    while True:
+        connection.send(jobs[connection.recv()]())
 
 
-def openvino_xai(network: nn.Module, images: Tensor, targets: Tensor) -> Iterator[Pair]:
-    """One image at a time, since its hook multiplies the batch. Raw logits, of which it has those of all classes."""
-    from openvino_xai.methods.white_box.torch import SALIENCY_MAP_OUTPUT_NAME, TorchViTReciproCAM
-
-    inserted = TorchViTReciproCAM(network, embed_scaling=False).prepare_model()
-
-    def peer() -> Tensor:
-        with torch.no_grad():
-            maps = [inserted(image[None])[SALIENCY_MAP_OUTPUT_NAME] for image in images]
-        return torch.cat(maps)[torch.arange(len(images)), targets]
-
-    yield Pair("openvino_xai TorchViTReciproCAM", network, images, targets, ReciproCAM(score="logit"), peer)
-
-
-def legrad(network: nn.Module, images: Tensor, targets: Tensor) -> Iterator[Pair]:
-    """OpenCLIP's ViT-B/16 with random weights, and the same in timm with the texts in a head file.
-
-    One image: its batch are the prompts, for each of which it repeats the image. Its default of two layers is wrong on
-    open_clip after 2.23, where blocks without hooks have the batch first.
-    """
-    import open_clip
-    from legrad import LeWrapper
-    from timm.models.vision_transformer import checkpoint_filter_fn
-
-    model = open_clip.create_model("ViT-B-16").eval()
-    same = timm.create_model("vit_base_patch16_clip_224", num_classes=model.visual.proj.shape[1]).eval()
-    weights = checkpoint_filter_fn(model.state_dict(), same)
-    same.load_state_dict(weights | {"head.bias": torch.zeros(same.num_classes)})
-    text = nn.functional.normalize(torch.randn(_PROMPTS, same.num_classes), dim=-1)
-    record = HeadRecord(
-        kind="zero_shot",
-        classes=tuple(f"prompt {prompt}" for prompt in range(_PROMPTS)),
-        read_out="token",
-        input_width=same.embed_dim,
-        projection="backbone head.weight",
-        normalise="l2",
-    )
-    Head(record, {"text": text, "logit_scale": torch.tensor(100.0)}).attach(same.to(images.dtype))
-
-    def pair(first: int, prompts: int, what: str, ours: LeGrad) -> Pair:
-        wrapped = LeWrapper(copy.deepcopy(model).to(images.dtype), layer_index=first)
-
-        def peer() -> Tensor:
-            return wrapped.compute_legrad_clip(text_embedding=text[:prompts], image=images[:1])[0]
-
-        what = f"legrad, ViT-B/16, {what}, prompts {prompts}"
-        return Pair(what, same, images[:1], torch.arange(prompts)[None], ours, peer, enlarged)
-
-    def enlarged(maps: Tensor) -> Tensor:
-        large = nn.functional.interpolate(maps[None], scale_factor=16, mode="bilinear")[0]
-        low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
-        return (large - low) / (high - low)
-
-    if tuple(map(int, version("open_clip_torch").split(".")[:2])) <= (2, 23):
-        yield pair(-2, 1, "last two layers", LeGrad(layers="last2", score="cosine"))
-    for prompts in (1, _PROMPTS):
-        yield pair(0, prompts, "all layers", LeGrad(score="cosine"))
-
-
-PEERS = {"captum": captum, "grad-cam": grad_cam, "openvino_xai": openvino_xai, "legrad_torch": legrad}
-
-
-def seconds(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[[], object]) -> float:
     """Of the CPU."""
     begin = time.process_time()
     work()
     return time.process_time() - begin
 
 
-def costs(pair: Pair, repeats: int) -> list[float]:
-    """Of the peer's map and of ours, in F."""
-
-    def forward() -> None:
-        with torch.no_grad():
-            pair.network(pair.images)
-
-    ratios = [
-        [taken / seconds(forward) for taken in (seconds(pair.peer), seconds(pair.mine))] for _ in range(repeats + 1)
-    ]
-    return [median(column) for column in np.transpose(ratios[1:])]  # the first warms up
+def _peak_bytes(work: Callable[[], object]) -> int:
+    """Largest memory of the process during a call, less that before; Linux only."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the largest so far becomes what is used now
+    before = _status("VmRSS")
+    work()
+    return _status("VmHWM") - before
 
 
-def pairs(load: Callable[..., Iterator[Pair]], name: str, batch: int, dtype: torch.dtype) -> Iterator[Pair]:
-    """Of one peer, on a network and images that depend on nothing else."""
-    torch.set_default_dtype(dtype)
-    torch.manual_seed(0)
-    network = timm.create_model(name).eval()
-    images, targets = torch.randn(batch, 3, 224, 224), torch.randint(1000, (batch,))
-    yield from load(network, images, targets)
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    raise ValueError(f"/proc/self/status has no {field}")
+
+
+@contextmanager
+def workers(comparison: Comparison | None, case: Case) -> Iterator[tuple[Worker, Worker | None]]:
+    """Start the side here and that of the peer."""
+    both = [Worker(comparison, case, True)] + ([Worker(comparison, case, False)] if comparison else [])
+    try:
+        yield both[0], both[1] if comparison else None
+    finally:
+        for worker in both:
+            worker.stop()
+
+
+def difference(comparison: Comparison) -> float:
+    """Largest difference of any cell, as a fraction of the largest value."""
+    with workers(comparison, _COMPARED) as (here, peer):
+        assert peer is not None
+        expected = torch.from_numpy(peer.ask("maps")).double()
+        found = comparison.alike(torch.from_numpy(here.ask("maps"))).double()
+        return float((found - expected).abs().max() / expected.abs().max())
+
+
+def measure(comparison: Comparison | None, case: Case, seconds: float) -> Row:
+    """Time both sides in turn until ``seconds`` of the CPU are spent."""
+    with workers(comparison, case) as (here, peer):
+        sides = {"here": here} | ({"peer": peer} if peer else {})
+        row: Row = {"forward_bytes": here.ask("forward peak")}
+        row |= {f"{name}_bytes": side.ask("peak") for name, side in sides.items()}
+        rounds: list[dict[str, float]] = []
+        spent = 0.0
+        while spent < seconds:
+            forward = here.ask("forward seconds")
+            taken = {name: side.ask("seconds") for name, side in sides.items()}
+            rounds.append({name: value / forward for name, value in taken.items()} | {"forward": forward})
+            spent += forward + sum(taken.values())
+    row |= {"rounds": len(rounds), "forward_seconds": median(round_["forward"] for round_ in rounds)}
+    for name in sides:
+        row[name], row[f"{name}_spread"] = _summary([round_[name] for round_ in rounds])
+    if comparison:
+        row["gap"], row["gap_spread"] = _summary([round_["here"] - round_["peer"] for round_ in rounds])
+    return row
+
+
+def _summary(values: list[float]) -> tuple[float, float]:
+    """Return the median and half the interquartile range."""
+    quarters = quantiles(values, method="inclusive") if len(values) > 1 else [0.0, 0.0, 0.0]
+    return median(values), (quarters[2] - quarters[0]) / 2
+
+
+def missing() -> list[str]:
+    """List the peers that are not installed."""
+    names = dict.fromkeys(comparison.peer for comparison in COMPARISONS)
+    return [name for name in names if _release(name) is None]
+
+
+def _release(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def environment() -> Row:
+    """Return what the figures depend on, and when they were measured."""
+    cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
+    return {
+        "cpu": cpu[1] if cpu else platform.processor(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "date": datetime.now(UTC).date().isoformat(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "timm", "torchvision")},
+    }
 
 
 def main() -> None:
-    """A row for each pair."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=list(PEERS))
+    """Measure what is asked for, row by row, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=list(WIDTHS), default=["ViT-S/16", "ViT-B/16"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--seconds", type=float, default=20, help="of the CPU, for each row (default: 20)")
+    parser.add_argument("--only", nargs="+", default=[], help="these peers, or methods here; 'ten' for ten together")
+    parser.add_argument("--results", type=Path, help="JSON file of all rows; those that it has are kept")
+    parser.add_argument("--again", action="store_true", help="measure rows that the results have as well")
+    parser.add_argument("--page", type=Path, help="page whose tables are written anew from the results")
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    print(f"{_TIMED}, batch {given.batch}, torch {version('torch')}, python {platform.python_version()}", flush=True)
-    for name, load in PEERS.items():
-        try:
-            release = version(name)
-        except PackageNotFoundError:
-            print(f"{name} is not installed")
+    if absent := missing():
+        print(f"not installed: {', '.join(absent)}; tests/bench/peers.txt says how to install them")
+    results: Rows = json.loads(given.results.read_text()) if given.results and given.results.exists() else {}
+    differences: dict[tuple[str, str], float] = {}
+    for key, comparison, case in _wanted(given, absent):
+        if key in results and not given.again:
             continue
-        if given.only in (None, name):
-            equal = [pair.difference() for pair in pairs(load, _COMPARED, 2, torch.float64)]
-            for pair, difference in zip(pairs(load, _TIMED, given.batch, torch.float32), equal, strict=True):
-                theirs, mine = costs(pair, given.repeats)
-                print(f"{name} {release} | {pair.what} | {theirs:.2f} F | {mine:.2f} F | {difference:.1e}", flush=True)
+        row: Row = {"environment": environment()}
+        if comparison:
+            name = (comparison.peer, comparison.call)
+            if name not in differences:
+                differences[name] = difference(comparison)
+            row |= {"release": version(comparison.peer), "difference": differences[name]}
+            if not row["difference"] <= comparison.tolerance:
+                raise SystemExit(
+                    f"{key}: the maps differ by {row['difference']:.1e}, more than {comparison.tolerance:.0e}; "
+                    "the peer computes something else, so no cost is compared"
+                )
+        row |= measure(comparison, case, given.seconds)
+        results[key] = row
+        print(key, "|", _cost(row), "|", f"difference {row.get('difference', 0):.0e}", flush=True)
+        if given.results:
+            given.results.write_text(json.dumps(results, indent=1) + "\n")
+    if given.page:
+        from bench.peer_tables import tables
+
+        given.page.write_text(_BLOCK.sub(lambda m: m[1] + tables(results) + m[2], given.page.read_text()))
+
+
+def _wanted(given: Any, absent: list[str]) -> Iterator[tuple[str, Comparison | None, Case]]:
+    for size in given.sizes:
+        for batch in given.batches:
+            case = Case(size, batch, torch.float32)
+            for comparison in COMPARISONS:
+                named = not given.only or {comparison.peer, comparison.method.partition(":")[0]} & set(given.only)
+                if named and comparison.peer not in absent:
+                    yield f"{comparison.peer} {comparison.call} {size} {batch}", comparison, case
+            if not given.only or "ten" in given.only:
+                yield f"ten together {size} {batch}", None, case
+
+
+def _cost(row: Row) -> str:
+    if "peer" not in row:
+        return f"here {row['here']:.2f} F ± {row['here_spread']:.2f}"
+    return f"peer {row['peer']:.2f} F ± {row['peer_spread']:.2f}, here {row['here']:.2f} F ± {row['here_spread']:.2f}"
 
 
 if __name__ == "__main__":

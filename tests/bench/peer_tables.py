@@ -1,0 +1,89 @@
+"""The tables of `peers.py`: what maps cost beside peers, and their memory."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from bench.peer_maps import COMPARISONS
+
+Row = dict[str, Any]
+_SIZES, _BATCHES = ("ViT-S/16", "ViT-B/16"), (1, 8)
+_COLUMNS = [(size, batch) for size in _SIZES for batch in _BATCHES]
+
+
+def tables(results: dict[str, Row]) -> str:
+    """Write Markdown: how it was measured, costs, memory."""
+    return "\n" + "\n".join([*_header(results), *_costs(results), *_memory(results)]) + "\n"
+
+
+def _header(results: dict[str, Row]) -> Iterator[str]:
+    places = Counter(_place(row["environment"]) for row in results.values())
+    loads = [row["environment"]["load"] for row in results.values()]
+    rounds = [row["rounds"] for row in results.values()]
+    dates = sorted({row["environment"]["date"] for row in results.values()})
+    yield (
+        f"Measured on {' and '.join(places)}; {' to '.join(dict.fromkeys((dates[0], dates[-1])))}; load of the machine "
+        f"{min(loads):.0f} to {max(loads):.0f}, rounds {min(rounds)} to {max(rounds)}, one thread, seconds of the CPU."
+    )
+    yield ""
+
+
+def _place(environment: Row) -> str:
+    names = ("python", "torch", "timm", "torchvision")
+    versions = ", ".join(f"{name} {environment[name]}" for name in names)
+    return f"{environment['cores']} cores of {environment['cpu']}, {versions}"
+
+
+def _costs(results: dict[str, Row]) -> Iterator[str]:
+    heads = [f"{size}, {batch}" for size, batch in _COLUMNS]
+    yield "| peer | its call | method here | " + " | ".join(heads) + " | difference | |"
+    yield "|---" * (len(heads) + 5) + "|"
+    for comparison in COMPARISONS:
+        rows = [results.get(f"{comparison.peer} {comparison.call} {size} {batch}") for size, batch in _COLUMNS]
+        measured = [row for row in rows if row]
+        if not measured:
+            continue
+        cells = [_cell(row) for row in rows]
+        behind = [
+            f"{head} by {row['gap']:.2f} ± {row['gap_spread']:.2f}"
+            for head, row in zip(heads, rows, strict=True)
+            if row and row["gap"] > 0
+        ]
+        note = f"behind at {'; '.join(behind)}" if behind else ""
+        worst = max(row["difference"] for row in measured)
+        yield (
+            f"| {comparison.peer} {measured[0]['release']} | {comparison.call} | `{comparison.method}` | "
+            f"{' | '.join(cells)} | {worst:.0e} | {note} |"
+        )
+    rows = [results.get(f"ten together {size} {batch}") for size, batch in _COLUMNS]
+    if any(rows):
+        yield f"| | | ten methods in one call | {' | '.join(_cell(row) for row in rows)} | | |"
+    yield ""
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "–"
+    here = f"{row['here']:.2f} ± {row['here_spread']:.2f}"
+    return f"{row['peer']:.2f} ± {row['peer_spread']:.2f} → **{here}**" if "peer" in row else f"**{here}**"
+
+
+def _memory(results: dict[str, Row]) -> Iterator[str]:
+    yield "Peak memory that a call adds to the process, in MiB, peer → here; a plain forward last:"
+    yield ""
+    yield "| peer | its call | " + " | ".join(f"{size}, {batch}" for size, batch in _COLUMNS) + " |"
+    yield "|---" * (len(_COLUMNS) + 2) + "|"
+    for comparison in COMPARISONS:
+        rows = [results.get(f"{comparison.peer} {comparison.call} {size} {batch}") for size, batch in _COLUMNS]
+        if any(rows):
+            cells = (f"{_mib(row['peer_bytes'])} → {_mib(row['here_bytes'])}" if row else "–" for row in rows)
+            yield f"| {comparison.peer} | {comparison.call} | {' | '.join(cells)} |"
+    together = [results.get(f"ten together {size} {batch}") for size, batch in _COLUMNS]
+    for call, field in (("ten methods in one call", "here_bytes"), ("plain forward", "forward_bytes")):
+        if any(together):
+            yield f"| | {call} | {' | '.join(_mib(row[field]) if row else '–' for row in together)} |"
+    yield ""
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f}"
