@@ -38,8 +38,7 @@ def group_by_run(named: Sequence[tuple[str, AtlasReader]]) -> dict[str, MapReade
         named: atlases with their names.
 
     Raises:
-        UsageError: one is a part of another atlas; two of one run share some of their shards; or two of one name are of
-            other runs, or of the same shards.
+        UsageError: one is a part of another atlas; or two of one name are of other runs, or share a shard.
     """
     groups: dict[str, list[AtlasReader]] = {}
     for name, atlas in named:
@@ -56,9 +55,9 @@ def group_by_run(named: Sequence[tuple[str, AtlasReader]]) -> dict[str, MapReade
 
 
 def _fits(first: AtlasReader, other: AtlasReader) -> bool:
-    """Return whether two atlases are of one run, but not of the same shards, as on two machines that are compared."""
+    """Return whether two atlases are of one run and share no shard, as two machines that are compared would."""
     shards, others = ({shard.name for shard in atlas.own.shards} for atlas in (first, other))
-    return shards != others and not first.run.differences_to(other.run)
+    return shards.isdisjoint(others) and not first.run.differences_to(other.run)
 
 
 def _explain(first: MapReader, other: MapReader) -> str:

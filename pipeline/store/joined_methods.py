@@ -229,8 +229,17 @@ def _report(first: MapReader, other: MapReader, match: ImageMatch, subset: bool)
         if not subset:
             index, ordinal = divmod(int(rows[0]), here.run.slot)
             key = here.samples_of(here.run.shards[index].name, ["key"])["key"][ordinal].as_py()
-            raise UsageError(f"{sentence}, such as {key}{detail}; leave them out with --subset")
+            raise UsageError(f"{sentence}, such as {key}{detail}{_overlap(first, other)}; leave them out with --subset")
         yield f"{sentence} and are left out{detail}"
+
+
+def _overlap(first: MapReader, other: MapReader) -> str:
+    """Return a clause on why two atlases of one run are no parts of one list of shards; empty for other atlases."""
+    names = {shard.name for shard in other.run.shards}
+    shared = next((shard.name for shard in first.run.shards if shard.name in names), None)
+    if shared is None or first.run.differences_to(other.run):
+        return ""
+    return f"; they are of one run, but {shared} is a shard of both, so they are not read as parts of one list"
 
 
 def _contents(reader: MapReader, shards: Sequence[str], methods: Sequence[str]) -> dict[str, str]:

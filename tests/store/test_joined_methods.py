@@ -420,3 +420,18 @@ def test_products_are_compared_with_all_networks(world: World, vitatlas, tmp_pat
     assert "commits/shards-1.json" not in out
     vitatlas("drop", tmp_path / "other", "--methods", "rollout")
     assert "was made from maps of dino:rollout, which were dropped" in vitatlas("verify", *both, labels)[1]
+
+
+@pytest.mark.soak
+def test_labels_are_the_same_in_several_processes(
+    world: World, joined: MapReader, two_processes: None, tmp_path: Path
+) -> None:
+    both = policy("vit:legrad", "dino:rollout")
+    label(joined, both, ["png"], str(tmp_path / "two"))
+    with in_one_process():
+        label(joined, both, ["png"], str(tmp_path / "one"))
+    one, two = (
+        {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
+        for name in ("one", "two")
+    )
+    assert one == two
