@@ -11,6 +11,7 @@ from jobs.params import Number, atlases_argument, count_option
 from pipeline.utils.terminal import echo
 from schemas.errors import RunFailedError, UsageError
 from schemas.targets import most_labels
+from schemas.token_norms import TokenNorms
 
 if TYPE_CHECKING:
     from pipeline.store import Atlas, MapReader
@@ -92,7 +93,8 @@ def _describe(opened: "Atlas", limit: int) -> dict[str, Any]:
     from schemas.samples import SampleStatus
 
     quarantined, images = opened.quarantined(), 0
-    statuses, degenerate, fallbacks = Counter[str](), Counter[str](), Counter[str]()
+    statuses, degenerate, isolated, fallbacks = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    norms: list[TokenNorms] = []
     drift: dict[str, float] = {}
     versions = VersionCounts()
     for commit in chain(opened.records(), *(part.records() for part in opened.parts)):
@@ -101,6 +103,8 @@ def _describe(opened: "Atlas", limit: int) -> dict[str, Any]:
             statuses.update(commit.statuses)
             fallbacks.update(commit.fallbacks)
         degenerate.update(commit.degenerate)
+        isolated.update(commit.isolated)
+        norms += [commit.token_norms] if commit.token_norms else []
         versions.add(commit.versions)
         drift |= {name: max(value, drift.get(name, 0.0)) for name, value in commit.drift.items()}
     failed: list[dict[str, Any]] = []
@@ -124,6 +128,7 @@ def _describe(opened: "Atlas", limit: int) -> dict[str, Any]:
     parts = [_describe_part(opened, part) for part in opened.parts]
     accuracy = None if damaged else measure_label_accuracy(opened)
     model = opened.run.model
+    joined = TokenNorms.joined(norms)
     return {
         "atlas": opened.objects.url,
         "head": model.head and model.head.model_dump(mode="json"),
@@ -135,6 +140,8 @@ def _describe(opened: "Atlas", limit: int) -> dict[str, Any]:
         "statuses": dict(statuses),
         "accuracy": accuracy,
         "degenerate": dict(degenerate),
+        "isolated": dict(isolated),
+        "token_norms": joined and joined.model_dump(mode="json"),
         "drift": drift,
         "fallbacks": dict(fallbacks),
         "versions": versions.mixed(),
@@ -161,10 +168,14 @@ def _show(opened: "Atlas", report: dict[str, Any]) -> None:
     echo(f"targets: {', '.join(map(opened.run.describe_target, opened.run.spec.target_names))}")
     if most_labels(opened.run.spec.targets) > 1 and not report["damaged"] and (count := _count_left_out(opened)):
         echo(f"labels   {count:,} images have more than are explained")
+    if norms := report["token_norms"]:
+        echo(f"norms    {TokenNorms(**norms).describe(opened.run.model.readout)}")
     output.print_table("images", ["status", "count"], [list(item) for item in report["statuses"].items()])
     output.print_accuracy(report["accuracy"])
     if degenerate := report["degenerate"]:
         output.print_table("degenerate maps (constant or not finite)", ["method", "maps"], list(degenerate.items()))
+    if isolated := report["isolated"]:
+        output.print_table("maps of a few single patches", ["method", "maps"], list(isolated.items()))
     if drift := report["drift"]:
         rows = [[name, f"{value:.1e}"] for name, value in sorted(drift.items(), key=lambda item: -item[1])]
         output.print_table(

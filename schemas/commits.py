@@ -7,6 +7,7 @@ from pydantic import Field
 from schemas.base import Count, Finite, GrowingRecord, Record, Time
 from schemas.layout import FORMAT
 from schemas.run_record import SourceRecord
+from schemas.token_norms import TokenNorms
 
 
 class ObjectRecord(Record):
@@ -23,7 +24,7 @@ class ObjectRecord(Record):
     sha256: str
 
 
-class CommitRecord(Record):
+class CommitRecord(GrowingRecord):
     """``commits/<shard>.json``: the proof that a shard is done. Without it, nothing of the shard is read.
 
     Attributes:
@@ -34,6 +35,9 @@ class CommitRecord(Record):
         ok: number of them that have maps.
         statuses: number of samples by status.
         degenerate: number of constant or non-finite maps by method, where there are any.
+        isolated: number of maps that show a few single patches only by method, where there are any; see ``Flag``.
+        token_norms: norms of the patch tokens of the first images; None for a network that is no plain vision
+            transformer, and for a part.
         drift: error of half precision by method: the largest difference to float32 as a fraction of the largest value
             of the map, median over maps of the first images of the shard. Empty in full precision.
         fallbacks: in a run that decodes on the GPU, number of images that were decoded in processes, by reason.
@@ -50,6 +54,7 @@ class CommitRecord(Record):
             equal atlases.
     """
 
+    later_fields = frozenset({"isolated", "token_norms"})
     format: int = FORMAT
     shard: str
     shard_index: Count
@@ -57,6 +62,8 @@ class CommitRecord(Record):
     ok: Count
     statuses: dict[str, Count]
     degenerate: dict[str, Count]
+    isolated: dict[str, Count] = Field(default_factory=dict)
+    token_norms: TokenNorms | None = None
     drift: dict[str, float]
     fallbacks: dict[str, Count] = Field(default_factory=dict)
     objects: tuple[ObjectRecord, ...]

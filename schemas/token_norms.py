@@ -55,6 +55,17 @@ class TokenNorms(Record):
             images_with_outliers=tuple(map(sum, zip(*(record.images_with_outliers for record in known), strict=True))),
         )
 
+    def describe(self, readout: str) -> str:
+        """Return the outliers after the worst block, in one line.
+
+        Args:
+            readout: see ``worst_block``.
+        """
+        block = self.worst_block(readout)
+        where = f"after block {block}, in {self.images_with_outliers[block]:,} of {self.images:,} images"
+        share, ratio = self.share(block), self.ratio(block)
+        return f"{share:.2%} outliers among patch tokens {where}; the largest norm is {ratio:.1f} medians"
+
     def share(self, block: int) -> float:
         """Return the share of the patch tokens after a block that are outliers."""
         return self.outliers[block] / (self.images * self.patches)

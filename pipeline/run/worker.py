@@ -11,13 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.explainer import ClassIdsFn, Explainer, precision_error
 from pipeline.explain.head_modules import ZeroShotHead
 from pipeline.explain.load import LoadedModel, load_model
 from pipeline.explain.model_state import preserve_model_state
+from pipeline.explain.network_trace import autocast
 from pipeline.explain.preprocess import Normalize
 from pipeline.explain.readout import class_probabilities
 from pipeline.explain.registry import methods as registry
+from pipeline.explain.token_norms import summarize_norms, token_norms
 from pipeline.read import (
     DecodedSample,
     DecoderPool,
@@ -44,7 +47,10 @@ from schemas.run import RunSpec
 from schemas.run_record import SourceRecord
 from schemas.samples import SampleStatus
 from schemas.targets import most_labels
+from schemas.token_norms import TokenNorms
 
+_NORM_IMAGES = 32
+"""Images of each shard of which the norms of tokens are measured, from its first batch."""
 _DRIFT_IMAGES = 8
 """Images of each shard that are also computed in full precision, if the run is in half precision."""
 
@@ -141,6 +147,7 @@ class Worker:
         self.normalize = Normalize(self.run.model.mean, self.run.model.std, next(self.model.parameters()))
         self.decoder = self._make_decoder(decode_processes)
         self.versions = package_versions()
+        self.measures_norms = False
 
     def _make_decoder(self, processes: int) -> DecoderPool | DeviceDecoder:
         if self.run.spec.decode == "processes":
@@ -168,6 +175,7 @@ class Worker:
             CorruptShardError: the shard cannot be read as planned. Nothing of it has been written.
             OSError: the network failed for too long; another attempt may succeed.
         """
+        self.measures_norms = self.extended is None  # of a part they stand in the atlas that it extends
         writer = ShardWriter(self.objects, self.run, shard_index, self.lease)
         failed = writer.resume() if self.retry_failed else None
         if writer.previous and not failed:
@@ -183,7 +191,7 @@ class Worker:
         if self.extended_shard:
             self.extended_shard.check_count(len(writer.rows), whole=True)
         writer.source = self.source
-        writer.drift = writer.drift or self.drift
+        writer.drift, writer.token_norms = writer.drift or self.drift, writer.token_norms or self.token_norms
         return writer.commit(self.timer.seconds(), attempt, socket.gethostname(), self.versions)
 
     def explain(
@@ -213,6 +221,7 @@ class Worker:
             shard = shard.of_any_source()
         size = batch_size or spec.batch_size
         self.drift: dict[str, float] = {}
+        self.token_norms: TokenNorms | None = None
         self.sample_count = 0
         self.timer.start()
         self.extended_shard = ExtendedShard(self.extended, shard.name) if self.extended else None
@@ -277,6 +286,9 @@ class Worker:
                 )
                 self.drift = precision_error({name: values[few] for name, values in maps.items()}, exact)
                 self.timer.lap("drift")
+        if self.measures_norms and self.token_norms is None:
+            self.token_norms = self._measure_norms(images, batch)
+            self.timer.lap("norms")
         all_logits = maps.logits.double()
         logits = all_logits[:, : self.run.model.classes]
         return _PendingBatch(
@@ -289,6 +301,17 @@ class Worker:
             _to_host(self._similarities(all_logits, texts)),
             self._record_event(),
         )
+
+    def _measure_norms(self, images: Tensor, batch: ImageBatch) -> TokenNorms | None:
+        """Measure norms of tokens by one forward of a few images."""
+        anatomy = self.explainer.anatomy
+        if not isinstance(anatomy, Anatomy):
+            return None
+        shown = [place for place, sample in enumerate(batch.samples) if sample.image is not None]
+        some = images[shown[: min(_NORM_IMAGES, self.explainer.max_batch_size)]]
+        with autocast(images, self.run.spec.precision):
+            norms = token_norms(self.model, some)
+        return summarize_norms(norms[:, :, anatomy.patch_tokens].cpu().numpy())
 
     def _text_classes(self, batch: ImageBatch) -> AbstractContextManager[Tensor]:
         """Return a context with the class ids of the texts of a batch, int64 [B, T]; T is 0 without text targets."""

@@ -19,12 +19,14 @@ from pipeline.store.commit_protocol import ShardTransaction, settle
 from pipeline.store.object_store import ObjectStore
 from pipeline.store.parquet import to_parquet
 from pipeline.store.versions import join_versions
+from pipeline.utils.isolated import is_isolated
 from schemas.base import sha256
 from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError, RunFailedError, ShardReplacedError
 from schemas.layout import Flag, commit_object, flag_name, range_name, samples_object, shard_object
 from schemas.run_record import RunRecord, SourceRecord
 from schemas.samples import SAMPLES, SampleStatus, has_map
+from schemas.token_norms import TokenNorms
 
 
 @dataclass
@@ -37,7 +39,7 @@ class ShardWriter:
         shard_index: index of the shard in the run.
         slots: rows of each array by its name, [slot, …].
         rows: rows of the sample table so far.
-        drift, source: as in ``CommitRecord``.
+        drift, token_norms, source: as in ``CommitRecord``.
         lease: holder of the lease of the run; empty: none.
         previous, replaces: commit of the rows that were loaded, if any were, and its SHA-256.
     """
@@ -49,6 +51,7 @@ class ShardWriter:
     slots: dict[str, NDArray[Any]] = field(init=False)
     rows: list[dict[str, Any]] = field(default_factory=list)
     drift: dict[str, float] = field(default_factory=dict)
+    token_norms: TokenNorms | None = None
     source: SourceRecord = field(default_factory=lambda: SourceRecord(size=-1))
     previous: CommitRecord | None = None
     replaces: str = ""
@@ -124,7 +127,7 @@ class ShardWriter:
                 f"{self.objects.url}"
             ) from None
         self.previous, self.replaces = commit, digest
-        self.rows, self.drift = shard.samples.to_pylist(), commit.drift
+        self.rows, self.drift, self.token_norms = shard.samples.to_pylist(), commit.drift, commit.token_norms
         return set(np.flatnonzero(~shard.has_maps).tolist())
 
     def _read_commit(self) -> bytes | None:
@@ -173,6 +176,8 @@ class ShardWriter:
             ok=statuses[SampleStatus.OK],
             statuses=dict(sorted(statuses.items())),
             degenerate=self._count_degenerate(),
+            isolated=self._count_isolated(),
+            token_norms=self.token_norms,
             drift=self.drift,
             fallbacks=dict(sorted(fallbacks.items())),
             objects=tuple(written),
@@ -199,6 +204,11 @@ class ShardWriter:
         """Return the number of constant and non-finite maps by method, where there are any."""
         flags = {name: self.slots[flag_name(name)] for name in self.run.methods}
         counts = {name: int(np.isin(value, (Flag.CONSTANT, Flag.NOT_FINITE)).sum()) for name, value in flags.items()}
+        return {name: count for name, count in sorted(counts.items()) if count}
+
+    def _count_isolated(self) -> dict[str, int]:
+        """Return the number of maps of a few single patches by method, where there are any."""
+        counts = {name: int(is_isolated(self.slots[name][: len(self.rows)]).sum()) for name in self.run.methods}
         return {name: count for name, count in sorted(counts.items()) if count}
 
     def _table(self) -> bytes:

@@ -12,6 +12,7 @@ from support import in_one_process
 
 from pipeline.explain import Registers, explain
 from pipeline.explain.head import backbone_hash
+from pipeline.explain.token_norms import summarize_norms, token_norms
 from pipeline.head.backbone import load_backbone
 from pipeline.store import Atlas
 from pipeline.store.images import read_images
@@ -105,3 +106,30 @@ def test_an_atlas_without_registers_is_written_as_before_there_were_any(atlas: A
 def test_no_head_is_learned_with_them(checkpoint: ModelSpec, file: Path) -> None:
     with pytest.raises(UsageError, match=r"registers\.json: a head is learned from a network without"):
         load_backbone(checkpoint.model_copy(update={"registers": str(file)}), device="cpu")
+
+
+def test_norms_of_tokens_are_measured_in_the_run_and_shown(
+    vitatlas: Any, checkpoint: ModelSpec, model: torch.nn.Module, shards: str, tmp_path: Path
+) -> None:
+    out, given = tmp_path / "atlas", ["--model", "test_vit", "--checkpoint", checkpoint.checkpoint]
+    given += ["--methods", "rollout", "--batch-size", 4, "--executor", "inline"]
+    assert vitatlas("run", shards, "--out", out, *given)[0] == 0
+    atlas = Atlas.open(str(out))
+    first = atlas.record("part-0").token_norms
+    assert first is not None
+    _, pictures = next(read_images(atlas.shard("part-0"), [0, 1, 2, 3], 4))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (atlas.run.model.mean, atlas.run.model.std))
+    images = (torch.stack([torch.as_tensor(picture) for picture in pictures]) / 255 - mean) / std
+    norms = token_norms(model, images)[:, :, 1:].numpy()
+    expected = summarize_norms(norms)
+    assert expected is not None
+    assert first.median == pytest.approx(expected.median, rel=1e-4)
+    assert (first.images, first.outliers) == (4, expected.outliers)
+    code, text, _ = vitatlas("status", out)
+    assert (code, "outliers among patch tokens after block" in text) == (0, True)
+    found = json.loads(vitatlas("status", out, "--json")[1])["token_norms"]
+    assert found["images"] == 3 * 4
+    assert vitatlas("extend", out, "--methods", "center", "--executor", "inline")[0] == 0
+    again = Atlas.open(str(out))
+    assert [commit.token_norms for part in again.parts for commit in part.records()] == [None] * 3
+    assert json.loads(vitatlas("status", out, "--json")[1])["token_norms"] == found
