@@ -72,12 +72,7 @@ class TSCAMTraining:
 
     def step(self, batch: TrainingBatch) -> dict[str, float]:
         """Train on one batch and return its metrics: ``loss``, and ``accuracy`` of the batch."""
-        labels = _labels(batch)
-        rng = np.random.default_rng([95, self.seed, self.step_count, rank()])
-        windows = CropWindows.sample(len(labels), self.settings.min_crop_area, rng)
-        pixels = torch.from_numpy(batch.pixels).to(self.normalize.device).float()
-        images = self.normalize(windows.crop(pixels, self.anatomy.input_size))
-        return self.train_step(images, labels.to(images.device))
+        return self.train_step(*self.crop(batch, rank()))
 
     def train_step(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """Train on preprocessed images and return metrics, as ``step``.
@@ -89,11 +84,42 @@ class TSCAMTraining:
         Raises:
             FloatingPointError: the loss is not finite. Nothing has been changed.
         """
+        loss, metrics = self.compute_loss(images, labels)
+        return self.update(loss, all_reduce_mean(metrics, images.device))
+
+    def crop(self, batch: TrainingBatch, rank: int) -> tuple[Tensor, Tensor]:
+        """Return crops of the images of a batch, float [B, 3, H, W], normalized; and their labels, int64 [B].
+
+        Args:
+            batch: images.
+            rank: rank that seeds the crops.
+        """
+        labels = _labels(batch)
+        rng = np.random.default_rng([95, self.seed, self.step_count, rank])
+        windows = CropWindows.sample(len(labels), self.settings.min_crop_area, rng)
+        pixels = torch.from_numpy(batch.pixels).to(self.normalize.device).float()
+        return self.normalize(windows.crop(pixels, self.anatomy.input_size)), labels.to(self.normalize.device)
+
+    def compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss with its graph, and its metrics.
+
+        Args:
+            images: see ``train_step``.
+            labels: see ``train_step``.
+        """
         _, maps = self._ddp_readout(images, self.precision)
         logits = maps.mean((2, 3))
         loss = label_loss(self.model, logits, labels).mean()
         accuracy = (logits.argmax(1) == labels).float().mean()
-        metrics = all_reduce_mean({"loss": float(loss.detach()), "accuracy": float(accuracy)}, images.device)
+        return loss, {"loss": float(loss.detach()), "accuracy": float(accuracy)}
+
+    def update(self, loss: Tensor, metrics: dict[str, float]) -> dict[str, float]:
+        """Take a descent step on the loss.
+
+        Args:
+            loss: loss with its graph.
+            metrics: metrics of the loss, averaged over ranks; they are returned.
+        """
         if not math.isfinite(metrics["loss"]):
             raise FloatingPointError(f"the loss of step {self.step_count} is {metrics['loss']}")
         self._optimizer.zero_grad()

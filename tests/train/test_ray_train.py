@@ -1,5 +1,6 @@
 """Two workers under Ray Train learn as one would from the images of both, on average."""
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from pipeline.train.masked_images import MaskedImages
 from pipeline.train.patch_mask_training import PatchMaskTraining
 from pipeline.train.prepare_training import PreparedTraining, prepare_training
 from pipeline.train.train_explainer import train_explainer
+from pipeline.train.tscam_training import TSCAMTraining
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import ModelSpec
-from schemas.training import DiffMaskSettings, PatchMaskSettings, TrainSpec
+from schemas.training import DiffMaskSettings, PatchMaskSettings, TrainSpec, TSCAMSettings
 
 pytestmark = [pytest.mark.soak, pytest.mark.usefixtures("ray_cluster")]
 STEPS = 5
@@ -108,6 +110,22 @@ def test_a_patch_mask_network_of_two_workers_is_that_of_one_on_average(spec: Tra
                 batch = MaskedImages.from_batch(each, None, learning)
                 batch = batch + pools[rank].sample(len(batch), one.step_count, (0, rank))
                 parts.append(one.compute_loss(batch, rank))
+            one.update(*averaged(parts))
+    _same(one.tensors(), spec.out)
+
+
+@pytest.mark.parametrize("backbone", ["fine-tuned", "frozen"])
+def test_ts_cam_of_two_workers_is_that_of_one_on_average(spec: TrainSpec, backbone: Any) -> None:
+    settings = TSCAMSettings(learning_rate=1e-3, warmup_steps=0, backbone=backbone)
+    spec = spec.model_copy(update={"settings": settings})
+    train_explainer(spec, lambda step, figures: None)
+    loaded = load_model(spec.model)
+    frame = PreprocessConfig.for_model(loaded.record, "squash")
+    learning = replace(frame, width=round(1.5 * frame.width), height=round(1.5 * frame.height))
+    one = TSCAMTraining(loaded, settings, STEPS)
+    with one.session():
+        for images in zip(*streams(prepare_training(spec), DecoderPool(0), 10, learning), strict=True):
+            parts = [one.compute_loss(*one.crop(each, rank)) for rank, each in enumerate(images)]
             one.update(*averaged(parts))
     _same(one.tensors(), spec.out)
 
