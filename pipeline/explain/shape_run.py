@@ -52,7 +52,8 @@ def run_shapes(model: nn.Module, size: tuple[int, int]) -> ShapeRun:
     images = torch.empty(1, 3, *size, dtype=dtype, device="meta")
     with preserve_model_state(model), torch.no_grad():
         try:
-            return _record(model, lambda: functional_call(model, on_meta, (images,)))
+            # Without tie_weights: it would leave tensors of a module that has two names on the meta device.
+            return _record(model, lambda: functional_call(model, on_meta, (images,), tie_weights=False))
         except _ERRORS:
             try:  # code that needs values, or has tensors that are no buffers
                 device = tensors[0][1].device

@@ -335,3 +335,22 @@ def test_batch_norm_has_the_gradient_of_one_image_where_tokens_follow(permuted_i
     expected = (weights * scale).T.unflatten(1, (4, 4)).expand(2, -1, -1, -1)
     assert torch.allclose(gradient(images), expected, rtol=1e-12, atol=0)
     assert torch.allclose(gradient(images[1:]), expected[1:], rtol=1e-12, atol=0)
+
+
+def test_a_module_under_two_names_stays_what_it_was() -> None:
+    class Sharing(type(small_network("VGG with a mean"))):  # type: ignore[misc]
+        def forward_features(self, images: Tensor) -> Tensor:
+            return self.again(self.features[-2:](super().forward_features(images)))
+
+    model = small_network("VGG with a mean")
+    model.features.append(nn.Conv2d(32, 32, 3, padding=1).double())
+    model.again = model.features[-1]
+    model.tied = nn.Linear(32, 5).double()
+    model.tied.weight = model.fc.weight
+    model.__class__ = Sharing
+    images = random_images(1)
+    before = model(images)
+    assert describe(model).grid == (4, 4)
+    assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+    assert torch.equal(model(images), before)
+    assert explain(model, images, TARGETS[:1], "cam")["cam"].abs().max() > 0
