@@ -37,6 +37,8 @@ METHODS = (
     "attn_lrp:read=pixels:gamma=0.25", "libra_fullgrad", "center", "uniform", "random", "edges",
 )  # fmt: skip
 """All methods that cost a few forwards, not dozens or thousands."""
+AUDITED = ("attention", "rollout", "gradcam", "legrad", "reciprocam", "center", "random")
+"""A few of them: the faithfulness metrics take some 70 forwards for each map."""
 LARGEST_DIFFERENCE = 2e-5
 """Of the tokens of timm's network from those of onnxruntime, both in float32, as a share of the largest."""
 
@@ -73,7 +75,8 @@ def main() -> None:
     _refuse_rollout(out / "rank" / "policy.yaml")
     (out / "policy.yaml").write_text("name: attention\nmethods: [attention]\nthreshold: {kind: otsu}\n")
     _vitatlas(out, "label atlas --policy policy.yaml --format png,coco --out masks")
-    _vitatlas(out, f"audit atlas --truth {BOXES.name} --images 16 --sanity 4 --recompute 8 --out audit")
+    sample = f"--methods {','.join(AUDITED)} --images 4 --sanity 1 --recompute 4"
+    _vitatlas(out, f"audit atlas --truth {BOXES.name} {sample} --out audit")
 
     atlas = Atlas.open(str(out / "atlas"))
     draw_maps(atlas, out / "photos", out)
