@@ -29,6 +29,7 @@ from schemas.run import MaskValues, TruthOrientation
 
 if TYPE_CHECKING:
     from pipeline.label import ImportSummary, LabelSummary
+    from pipeline.label.label_product import LabelTotals
 
 
 @click.command("label")
@@ -112,6 +113,7 @@ def label_command(
       vitatlas label train.atlas --from results.json --images masks/coco/instances.json --min-score 0.5 --out detr
     """
     from pipeline.label import CalibrationSource, import_masks, label, read_policy
+    from pipeline.label.label_warnings import policy_warnings
     from pipeline.run.execution import ComputeOptions
     from pipeline.store import Atlas
     from pipeline.store.label_accuracy import measure_label_accuracy
@@ -152,7 +154,11 @@ def label_command(
     calibration = None
     if tune:
         calibration = CalibrationSource(read_truth(tune, truth_orientation, mask_values, key_separator), tune_opened)
-    _show(label(opened, policy, chosen, out, calibration, class_names, options, output.print_note), out, chosen, json_)
+    warnings = list(policy_warnings(opened, policy))
+    for warning in warnings:
+        output.print_warning(warning)
+    summary = label(opened, policy, chosen, out, calibration, class_names, options, output.print_note)
+    _show(summary, out, chosen, json_, warnings)
 
 
 def _folder_name(source: str | None) -> str:
@@ -165,10 +171,12 @@ def _folder_name(source: str | None) -> str:
     return name
 
 
-def _show(summary: "LabelSummary", out: str, formats: list[str], json_: bool) -> None:
+def _show(summary: "LabelSummary", out: str, formats: list[str], json_: bool, warnings: list[str]) -> None:
     policy, threshold = summary.policy.name, summary.policy.threshold.value
+    found = _warn(summary)
     if json_:
-        _print_document(summary, out, formats, policy=policy, calibration=summary.calibration, threshold=threshold)
+        fields = {"policy": policy, "calibration": summary.calibration, "threshold": threshold}
+        _print_document(summary, out, formats, [*warnings, *found], **fields)
         return
     output.print_table(f"labels by {policy}", ["status", "count"], list(summary.counts.items()))
     if summary.calibration:
@@ -177,27 +185,39 @@ def _show(summary: "LabelSummary", out: str, formats: list[str], json_: bool) ->
 
 
 def _show_imported(summary: "ImportSummary", out: str, formats: list[str], json_: bool) -> None:
-    source = summary.source
+    source, found = summary.source, _warn(summary)
     if json_:
-        _print_document(summary, out, formats, source=source.model_dump(mode="json"), unused=summary.unused)
+        _print_document(summary, out, formats, found, source=source.model_dump(mode="json"), unused=summary.unused)
         return
     made_by = f", made by {source.tool}" if source.tool else ""
     output.print_table(f"labels from {source.source}{made_by}", ["status", "count"], list(summary.counts.items()))
     _print_end(summary, f"written to {out}: labels/, {_folders(formats)}, about.json, unused.csv, summary.json")
 
 
-def _print_document(summary: "LabelSummary | ImportSummary", out: str, formats: list[str], **fields: object) -> None:
+def _warn(summary: "LabelTotals") -> list[str]:
+    """Print warnings of the masks, and return them."""
+    from pipeline.label.label_warnings import mask_warnings
+
+    found = list(mask_warnings(summary))
+    for warning in found:
+        output.print_warning(warning)
+    return found
+
+
+def _print_document(
+    summary: "LabelTotals", out: str, formats: list[str], warnings: list[str], **fields: object
+) -> None:
     """Print the same fields whatever the masks are made from; what does not apply is null."""
     origin = dict.fromkeys(("policy", "calibration", "threshold", "source", "unused")) | fields
     numbers = {"counts": summary.counts, "area": summary.area, "ignored": summary.ignored}
-    output.print_json({"out": out, "formats": formats} | origin | numbers)
+    output.print_json({"out": out, "formats": formats} | origin | numbers | {"warnings": warnings})
 
 
 def _folders(formats: list[str]) -> str:
     return ", ".join(f"{name}/" for name in formats)
 
 
-def _print_end(summary: "LabelSummary | ImportSummary", written: str) -> None:
+def _print_end(summary: "LabelTotals", written: str) -> None:
     if summary.area is not None:
         echo(f"mean foreground {100 * summary.area:.1f} % of an image, ignored {100 * (summary.ignored or 0):.1f} %")
     echo(written)

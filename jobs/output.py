@@ -157,6 +157,11 @@ def only_url(atlas: "MapReader") -> str:
     return atlas.url.rstrip("/")
 
 
+def print_warning(line: str) -> None:
+    """Print a sentence on standard error that says what may be wrong with a result."""
+    echo(f"warning  {line}", err=True)
+
+
 def print_note(line: str) -> None:
     """Print a sentence for people on standard error."""
     echo(f"note     {line}", err=True)

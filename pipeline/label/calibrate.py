@@ -53,7 +53,7 @@ class CalibrationSource:
         check_policy(atlas, policy)
         policy = policy.model_copy(update={"filter": LabelFilter(), "background_threshold": None})
         work = partial(_shard_overlaps, policy, options.allow_pipe)
-        shards = _truth_by_shard(atlas, truth)
+        shards = truth_by_shard(atlas, truth)
         needs_gpu = isinstance(policy.refine, Pamr)  # a segmenter is not applied here
         by_shard = dict(parallel_map(work, shards, "calibrate", options.address, needs_gpu))
         rows = [overlaps for shard in sorted(by_shard) for overlaps in by_shard[shard]]
@@ -75,8 +75,12 @@ def runs_of(atlas: MapReader) -> dict[str, str]:
     return {name: reader.run.run_hash for name, reader in (atlas.networks or {"": atlas}).items()}
 
 
-def _truth_by_shard(atlas: MapReader, truth: TruthSet) -> list[tuple[MapReader, str, TruthSet]]:
-    """Return the shards that have images with truth, each with its reader and its part of the truth."""
+def truth_by_shard(atlas: MapReader, truth: TruthSet) -> list[tuple[MapReader, str, TruthSet]]:
+    """Return the shards that have images with truth, each with its reader and its part of the truth.
+
+    Raises:
+        UsageError: a truth would be that of two samples.
+    """
     parts, matcher = [], TruthMatcher(truth)
     for shard in atlas.shard_names:
         rows = atlas.samples_of(shard, ["key", "status"]).to_pylist()

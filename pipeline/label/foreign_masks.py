@@ -30,24 +30,17 @@ _COLUMNS = ["key", "status", "width", "height", "orientation", "target_classes"]
 _MaskByKey = dict[str, Truth]
 
 
-@dataclass(frozen=True)
-class ImportSummary:
+@dataclass(frozen=True, kw_only=True)
+class ImportSummary(LabelTotals):
     """Labels with masks made elsewhere, in numbers; ``summary.json`` of their folder.
 
     Attributes:
         source: where the masks come from.
         unused: number of masks that no label has; ``unused.csv`` names them.
-        counts: number of samples by status.
-        area, ignored: mean share of the image, over labels with a mask; None without any.
-        merged: objects that were made of all shards together.
     """
 
     source: ImportSpec
     unused: int
-    counts: dict[str, int]
-    area: float | None
-    ignored: float | None
-    merged: tuple[str, ...]
 
 
 def import_masks(
@@ -215,7 +208,7 @@ class _ImportedLabels(LabelProduct[_MaskByKey, ImportSummary]):
         rows.writerow(["key", "reason"])
         rows.writerows([escape_control(key), reason] for key, reason in sorted(self.matched.unused.items()))
         objects.put(UNUSED, text.getvalue().encode("utf-8", "backslashreplace"))
-        return ImportSummary(self.about, len(self.matched.unused), **vars(totals))
+        return ImportSummary(source=self.about, unused=len(self.matched.unused), **vars(totals))
 
 
 def _import_shard(

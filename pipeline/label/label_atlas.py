@@ -36,24 +36,17 @@ def read_policy(path: str | Path) -> Policy:
     return Policy.from_yaml(path)
 
 
-@dataclass(frozen=True)
-class LabelSummary:
+@dataclass(frozen=True, kw_only=True)
+class LabelSummary(LabelTotals):
     """The labels of an atlas in numbers; ``summary.json`` of their folder.
 
     Attributes:
         policy: the policy that was applied, with its threshold.
         calibration: one sentence on how the threshold was found; None where the policy has its own.
-        counts: number of samples by status.
-        area, ignored: mean share of the image, over labels with a mask; None without any.
-        merged: objects that were made of all shards together.
     """
 
     policy: Policy
     calibration: str | None
-    counts: dict[str, int]
-    area: float | None
-    ignored: float | None
-    merged: tuple[str, ...]
 
 
 def label(
@@ -142,7 +135,7 @@ class _Labels(LabelProduct[None, LabelSummary]):
     policy: Policy
 
     def summarize(self, totals: LabelTotals, objects: ProductStore) -> LabelSummary:
-        return LabelSummary(self.policy, self.about.calibration, **vars(totals))
+        return LabelSummary(policy=self.policy, calibration=self.about.calibration, **vars(totals))
 
 
 def _label_shard(

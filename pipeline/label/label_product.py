@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pipeline.label.formats import LABEL_FORMATS
 from pipeline.label.formats.base import ExportContext
 from pipeline.label.mask import Label
+from pipeline.label.mask_statistics import STATISTICS, sum_statistics
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask
 from pipeline.store import MapReader
 from pipeline.store.derived import ProductStore
@@ -30,20 +31,41 @@ Summary = TypeVar("Summary")
 SUMMARY = "summary.json"
 
 
-@dataclass(frozen=True)
-class LabelTotals:
+@dataclass(frozen=True, kw_only=True)
+class MaskTotals:
+    """The masks of all shards in numbers; None where there is nothing to take the mean of.
+
+    Attributes:
+        area, ignored: mean share of the image, over labels with a mask.
+        left_out: share of these that are made of fewer maps than the policy has methods.
+        border: share of the masks with foreground that have more than half of it in the frame of the image.
+        likeness: mean IoU of successive masks with foreground, on a coarse grid.
+    """
+
+    area: float | None
+    ignored: float | None
+    left_out: float | None
+    border: float | None
+    likeness: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTotals(MaskTotals):
     """The labels of all shards in numbers.
 
     Attributes:
         counts: number of samples by status.
-        area, ignored: mean share of the image, over labels with a mask; None without any.
         merged: objects that were made of all shards together.
     """
 
     counts: dict[str, int]
-    area: float | None
-    ignored: float | None
     merged: tuple[str, ...]
+
+
+def _mean_statistics(total: Mapping[str, float]) -> MaskTotals:
+    """Return the means of the sums ``STATISTICS``."""
+    counts = {"area": "masks", "ignored": "masks", "left_out": "masks", "border": "objects", "likeness": "pairs"}
+    return MaskTotals(**{name: total[name] / total[by] if total[by] else None for name, by in counts.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +109,9 @@ class LabelProduct(DerivedProduct[MapReader, Input, Summary]):
         )
         records = [commits[shard] for shard in self.shards]
         counts = sum((Counter(record.counts) for record in records), Counter[str]())
-        total = {name: sum(record.statistics[name] for record in records) for name in ("area", "ignored", "masks")}
-        area, ignored = (total[name] / total["masks"] if total["masks"] else None for name in ("area", "ignored"))
-        summary = self.summarize(LabelTotals(dict(sorted(counts.items())), area, ignored, tuple(merged)), objects)
+        means = _mean_statistics({name: sum(record.statistics[name] for record in records) for name in STATISTICS})
+        totals = LabelTotals(counts=dict(sorted(counts.items())), merged=tuple(merged), **vars(means))
+        summary = self.summarize(totals, objects)
         content = {name: _to_json(value) for name, value in vars(summary).items()}
         objects.put(SUMMARY, (json.dumps(content, indent=1) + "\n").encode())
         return summary
@@ -177,13 +199,11 @@ def write_labels(
     rows = [_row(label, context.policy_hash, task.content_hash) for label in labels]
     written.append(objects.put(f"labels/{shard}.parquet", to_parquet(pa.Table.from_pylist(rows, schema=LABELS))))
     records = {record.path: record for record in (*previous_objects, *written)}
-    masks = [label for label in labels if label.mask_rle is not None]
     return ShardResult(
         objects=tuple(records[path] for path in sorted(records)),
         counts=dict(sorted(Counter(str(label.status) for label in labels).items())),
         items=items,
-        statistics={name: float(sum(getattr(label, name) for label in masks)) for name in ("area", "ignored")}
-        | {"masks": float(len(masks))},
+        statistics=sum_statistics(labels),
     )
 
 

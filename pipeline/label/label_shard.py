@@ -139,9 +139,11 @@ def _combine_maps(shard: ShardMaps, policy: Policy) -> Iterator[tuple[Heatmap | 
             yield None, sample | {"status": LabelStatus.OTHER_CLASS}
             continue
         sample_maps, sample_bounds = ({name: values[name][ordinal] for name in names} for values in (maps, bounds))
+        left_out = len(policy.methods) - len(names)
         if views is None:
-            yield Heatmap(*combine_maps(sample_maps, sample_bounds, policy)), sample
+            heatmap, agreement = combine_maps(sample_maps, sample_bounds, policy)
+            yield Heatmap(heatmap, agreement, left_out=left_out), sample
             continue
         sample_views = {name: (views[name][ordinal], frames[name].input_size) for name in names}
         values, seen, agreement = combine_in_image(sample_maps, sample_bounds, sample_views, policy)
-        yield Heatmap(values, agreement, seen), sample
+        yield Heatmap(values, agreement, seen, left_out), sample

@@ -30,11 +30,13 @@ class Heatmap:
             of the original image.
         agreement: agreement of the methods, see ``combine_maps``; None with a single one.
         seen: bool, of values in the original image, pixels that all networks saw; None: values are on a grid.
+        left_out: number of methods whose map is degenerate.
     """
 
     values: NDArray[np.float32]
     agreement: float | None = None
     seen: Mask | None = None
+    left_out: int = 0
 
     def in_image(self, sample: dict[str, Any], input_size: tuple[int, int]) -> tuple[NDArray[np.float32], Mask]:
         """Return the heatmap in the pixels of the original image, and which of them the network saw: [height, width].
@@ -67,6 +69,7 @@ class Label:
         boxes: box of each component, largest component first: x0, y0, x1, y1, inclusive.
         probability: probability that the network gives the class.
         agreement: agreement of the methods; None with a single one.
+        left_out: number of methods of the policy whose map is degenerate.
         exif: whether the image of the mask was turned upright (``apply``) or taken as it is stored (``ignore``).
     """
 
@@ -85,6 +88,7 @@ class Label:
     boxes: tuple[Box, ...] | None = None
     probability: float | None = None
     agreement: float | None = None
+    left_out: int = 0
     exif: Exif = "apply"
 
     def without_heatmap(self) -> "Label":
@@ -124,7 +128,7 @@ def make_label(
     values, valid = heatmap.in_image(sample, input_size)
     valid_values = values if valid.all() else values[valid]
     threshold = compute_threshold(valid_values, policy.threshold)
-    mask, boxes = _postprocess((values > threshold) & valid, policy.postprocess)
+    mask, boxes = postprocess_mask((values > threshold) & valid, policy.postprocess)
     ignore, background = ~valid, None
     if policy.background_threshold is not None:
         background = min(threshold, compute_threshold(valid_values, policy.background_threshold))
@@ -149,6 +153,7 @@ def make_label(
         boxes=boxes,
         probability=probability,
         agreement=heatmap.agreement,
+        left_out=heatmap.left_out,
     )
 
 
@@ -184,11 +189,16 @@ def encode_rle(mask: Mask) -> Rle:
 
 def component_boxes(mask: Mask) -> tuple[Box, ...]:
     """Return the tight box of each 8-connected component of bool [height, width], largest component first."""
-    return _postprocess(mask, Postprocess())[1]
+    return postprocess_mask(mask, Postprocess())[1]
 
 
-def _postprocess(mask: Mask, options: Postprocess) -> tuple[Mask, tuple[Box, ...]]:
-    """Return the postprocessed mask, and the box of each component of it."""
+def postprocess_mask(mask: Mask, options: Postprocess) -> tuple[Mask, tuple[Box, ...]]:
+    """Return the postprocessed mask, and the box of each component of it, largest first.
+
+    Args:
+        mask: bool [height, width].
+        options: morphology.
+    """
     pixels = mask.astype(np.uint8)
     if options.fill_holes:
         contours, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

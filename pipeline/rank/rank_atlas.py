@@ -13,10 +13,13 @@ from pipeline.rank.aggregate import Bootstrap, Floats, SignalMatrix, interval, r
 from pipeline.rank.checks import check_signals
 from pipeline.rank.choose_policy import choose_policy
 from pipeline.rank.evaluate_signals import evaluate_signals
+from pipeline.rank.localize import localize
 from pipeline.rank.registry import SIGNALS
-from pipeline.rank.verdicts import judge
+from pipeline.rank.search_policies import list_candidates, search_policies
+from pipeline.rank.verdicts import MOSTLY, judge
 from pipeline.run.execution import ComputeOptions
 from pipeline.store import Atlas, Lease, ObjectStore
+from pipeline.truth import TruthSet
 from pipeline.utils.io import refuse_commands
 from schemas.errors import UsageError
 from schemas.policy import Policy
@@ -33,11 +36,14 @@ class RankOptions:
     Attributes:
         images: largest number of images that the signals are computed on.
         seed: seed of their choice.
+        truth: of some images of the atlas: then methods are ranked by localization on these, and the policy is chosen
+            on them.
         compute: where it is computed; may shell commands be run to read images.
     """
 
     images: int = DEFAULT_IMAGES
     seed: int = 0
+    truth: TruthSet | None = None
     compute: ComputeOptions = ComputeOptions()
 
 
@@ -49,9 +55,10 @@ def rank_atlas(
     options: RankOptions = RankOptions(),
     log: Callable[[str], None] = lambda line: None,
 ) -> RankRecord:
-    """Rank methods without truth, and write a policy of those that stand. Shards that are done are not computed again.
+    """Rank methods by signals, and by truth where there is any; write a policy. What is done is not computed again.
 
-    Writes ``signals/`` (``schemas.rank.SIGNAL_VALUES``), then ``policy.yaml`` if a method stands, and ``rank.json``.
+    Writes ``signals/`` (``schemas.rank.SIGNAL_VALUES``); with truth ``scores/``, see ``pipeline.score.score``; then
+    ``policy.yaml``: of the methods that stand, if any does, or the best one by truth; and ``rank.json``.
 
     Args:
         atlas: the atlas with the maps.
@@ -62,7 +69,8 @@ def rank_atlas(
         log: called with the cost before anything is computed.
 
     Raises:
-        UsageError: no image has maps, the atlas has no control or no method, or the folder holds something else.
+        UsageError: no image has maps, the atlas has no control or no method, or the folder holds something else; see
+            also ``localize`` and ``search_policies``.
         CorruptShardError: images cannot be read, or have changed.
         SpecMismatchError: the network has changed.
     """
@@ -77,7 +85,12 @@ def rank_atlas(
     ranking = {signal.name: signal for signal in SIGNALS if not signal.is_check}
     checks = check_signals(ranking, matrices, labels, predictions, bootstrap)
     rows = _rank_rows(names, matrices, checks, bootstrap)
-    policy = choose_policy(rows, target, _base_names(atlas))
+    policy, policy_score = choose_policy(rows, target, _base_names(atlas)), None
+    if options.truth is not None:
+        rows = localize(atlas, f"{out}/scores", target, options.truth, rows, options.compute, log)
+        best = [row.method for row in rows if row.kind == "method" and row.localization and row.degenerate <= MOSTLY]
+        candidates = list_candidates(best, target)
+        policy, policy_score = search_policies(atlas, options.truth, candidates, options.seed, options.compute, log)
     record = RankRecord(
         run=atlas.run.run_hash,
         target=target,
@@ -85,7 +98,9 @@ def rank_atlas(
         seed=options.seed,
         signals=checks,
         methods=rows,
+        truth=(options.truth.name, options.truth.digest) if options.truth else None,
         policy=policy.methods if policy else (),
+        policy_score=policy_score,
     )
     write_ranking(ObjectStore(out), record, policy)
     return record
