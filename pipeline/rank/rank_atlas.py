@@ -14,6 +14,7 @@ from pipeline.rank.checks import check_signals
 from pipeline.rank.choose_policy import choose_policy
 from pipeline.rank.evaluate_signals import evaluate_signals
 from pipeline.rank.localize import localize
+from pipeline.rank.plot import plot_ranking
 from pipeline.rank.registry import SIGNALS
 from pipeline.rank.search_policies import list_candidates, search_policies
 from pipeline.rank.verdicts import MOSTLY, judge
@@ -23,7 +24,7 @@ from pipeline.truth import TruthSet
 from pipeline.utils.io import refuse_commands
 from schemas.errors import UsageError
 from schemas.policy import Policy
-from schemas.rank import POLICY_FILE, RECORD, RankedMethod, RankRecord, SignalCheck, default_folder
+from schemas.rank import PICTURE, POLICY_FILE, RECORD, RankedMethod, RankRecord, SignalCheck, default_folder
 from schemas.scores import is_control
 
 DEFAULT_IMAGES = 200
@@ -58,7 +59,8 @@ def rank_atlas(
     """Rank methods by signals, and by truth where there is any; write a policy. What is done is not computed again.
 
     Writes ``signals/`` (``schemas.rank.SIGNAL_VALUES``); with truth ``scores/``, see ``pipeline.score.score``; then
-    ``policy.yaml``: of the methods that stand, if any does, or the best one by truth; and ``rank.json``.
+    ``policy.yaml``: of the methods that stand, if any does, or the best one by truth; ``rank.png``
+    and ``rank.json``.
 
     Args:
         atlas: the atlas with the maps.
@@ -192,11 +194,12 @@ def _share(matrix: SignalMatrix, method: str) -> float | None:
 
 
 def write_ranking(objects: ObjectStore, record: RankRecord, policy: Policy | None) -> None:
-    """Write the policy, and the record last; a policy that no longer follows from the record is removed."""
+    """Write policy and picture, and the record last; a policy that no longer follows from the record is removed."""
     with Lease(objects):
         objects.delete(RECORD)
         if policy is None:
             objects.delete(POLICY_FILE)
         else:
             objects.put(POLICY_FILE, yaml.safe_dump(policy.model_dump(mode="json"), sort_keys=False).encode())
+        objects.put(PICTURE, plot_ranking(record))
         objects.put(RECORD, record.to_bytes())

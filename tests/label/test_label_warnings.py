@@ -101,8 +101,8 @@ def warnings_of(url: Path, methods: Sequence[str]) -> list[str]:
 
 def test_methods_are_looked_up_in_the_ranking(atlas: Atlas, tmp_path: Path) -> None:
     url = copy_atlas(atlas.url, tmp_path / "atlas")
-    assert [
-        "no ranking says whether attention, legrad can" in line for line in warnings_of(url, ["attention", "legrad"])
+    assert warnings_of(url, ["attention", "legrad"]) == [
+        "no ranking says whether attention, legrad can be trusted on this network; see vitatlas rank"
     ]
     verdicts = {"attention": "stands", "legrad": "fails", "reciprocam_single": "uncertain", "center": None}
     write_ranking(url, atlas, verdicts)
