@@ -123,7 +123,7 @@ def without_plots() -> Iterator[None]:
     """Draw no scores and rankings, which takes a second for each; tests that look at plots draw them."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("pipeline.score.localization_table.plot_scores", lambda *_: (b"PNG", b"PDF"))
-        patched.setattr("pipeline.rank.rank_atlas.plot_ranking", lambda _: b"PNG")
+        patched.setattr("pipeline.rank.plot.plot_ranking", lambda _: b"PNG")
         yield
 
 

@@ -11,7 +11,8 @@ from pipeline.demo.scenes import CLASSES, SHORTCUT_CLASS
 from pipeline.store import Atlas
 from schemas.audit_tables import REPRODUCIBILITY
 from schemas.metrics import METRIC_SUMMARY, OWN_WEIGHTS
-from schemas.scores import LOCALIZATION, SCORES
+from schemas.rank import LocalizationScore, RankedMethod, RankRecord, SignalCheck
+from schemas.scores import LOCALIZATION, SCORES, is_control
 
 METHODS = ("attention", "rollout", "legrad", "center", "uniform")
 HOSTILE = (
@@ -56,6 +57,31 @@ def spoil(path: Path, first: int) -> None:
             info = tarfile.TarInfo(f"{key}.{extension}")
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
+
+
+def ranking(run: str) -> RankRecord:
+    """A ranking whose values are made up."""
+    check = SignalCheck(valid=True, reason=f"the network recognises {HOSTILE[0]}")
+    rows = [
+        RankedMethod(
+            method=method,
+            kind="control" if is_control(method) else "method",
+            verdict=None if is_control(method) else "stands",
+            reason=HOSTILE[place % len(HOSTILE)],
+            rank=0.5 if place else None,
+            rank_low=0.4 if place else None,
+            rank_high=0.6 if place else None,
+            degenerate=0,
+            same_for_classes=None,
+            signals={},
+            localization=LocalizationScore(score="pxap", value=60, low=50, high=70) if place else None,
+        )
+        for place, method in enumerate(METHODS)
+    ]
+    truth = "<b>truth</b>", "sha256:1"
+    return RankRecord(
+        run=run, target="label", images=9, seed=0, signals={"crop": check}, methods=tuple(rows), truth=truth
+    )
 
 
 def summary(figures: tuple[str, ...]) -> pa.Table:

@@ -9,12 +9,12 @@ import pyarrow.compute as pc
 import yaml
 from numpy.typing import NDArray
 
+from pipeline.rank import plot
 from pipeline.rank.aggregate import Bootstrap, Floats, SignalMatrix, interval, rank_shares, read_matrices
 from pipeline.rank.checks import check_signals
 from pipeline.rank.choose_policy import choose_policy
 from pipeline.rank.evaluate_signals import evaluate_signals
 from pipeline.rank.localize import localize
-from pipeline.rank.plot import plot_ranking
 from pipeline.rank.registry import SIGNALS
 from pipeline.rank.search_policies import list_candidates, search_policies
 from pipeline.rank.verdicts import MOSTLY, judge
@@ -201,5 +201,5 @@ def write_ranking(objects: ObjectStore, record: RankRecord, policy: Policy | Non
             objects.delete(POLICY_FILE)
         else:
             objects.put(POLICY_FILE, yaml.safe_dump(policy.model_dump(mode="json"), sort_keys=False).encode())
-        objects.put(PICTURE, plot_ranking(record))
+        objects.put(PICTURE, plot.plot_ranking(record))
         objects.put(RECORD, record.to_bytes())

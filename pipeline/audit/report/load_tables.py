@@ -9,10 +9,12 @@ import pyarrow.compute as pc
 
 from pipeline.store import MapReader, ObjectStore
 from pipeline.store.parquet import from_parquet
+from pipeline.store.ranking import read_ranking
 from schemas.audit_records import AuditSpec
 from schemas.audit_tables import OTHER_BATCH, SAME_BATCH
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, SCORES
+from schemas.rank import RankRecord
 from schemas.scores import ScoringSpec
 
 _LOCALIZATION = "localization.parquet"
@@ -34,6 +36,7 @@ class AuditTables:
         completeness: counts of samples and maps; None if not computed.
         reproducibility: comparison of recomputed maps; None if not computed.
         localization: scores by the name of the truth.
+        ranking: of the same maps, by ``vitatlas rank``; None if there is none.
     """
 
     objects: ObjectStore
@@ -47,6 +50,7 @@ class AuditTables:
     completeness: pa.Table | None
     reproducibility: pa.Table | None
     localization: dict[str, pa.Table]
+    ranking: RankRecord | None
 
 
 def read_audit(atlas: MapReader, out: str, target: str) -> AuditTables:
@@ -58,7 +62,7 @@ def read_audit(atlas: MapReader, out: str, target: str) -> AuditTables:
         target: target kind of the audited maps.
 
     Raises:
-        UsageError: the folder holds no audit, or one of another atlas or target kind.
+        UsageError: the folder holds no audit, or one of another atlas or target kind; or a ranking cannot be read.
     """
     objects = ObjectStore(out)
     fix = "make it first: vitatlas audit"
@@ -83,6 +87,7 @@ def read_audit(atlas: MapReader, out: str, target: str) -> AuditTables:
         completeness=_read_table(objects, "completeness"),
         reproducibility=_read_table(objects, "reproducibility"),
         localization=_read_localization(atlas, target),
+        ranking=read_ranking(atlas, target),
     )
 
 

@@ -116,6 +116,7 @@ def render_page(
         "counts": _count_samples(atlas),
         "methods": order,
         "ranking": ranking,
+        "trust": tables.ranking,
         "sample_sizes": _sample_sizes(tables),
         "groups": groups_with_methods,
         "dot_plots": [

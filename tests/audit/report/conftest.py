@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from browsing import Open, chromium, opening_pages
 from playwright.sync_api import Browser, Page
-from report_world import METHODS, NAMES, Reported, completeness, localization, reproduced, spoil, summary
+from report_world import METHODS, NAMES, Reported, completeness, localization, ranking, reproduced, spoil, summary
 from support import DEMO_MODEL, build_once, in_one_process
 
 from pipeline.audit.audit_atlas import AuditOptions, audit_atlas
@@ -45,6 +45,7 @@ def write_reported(folder: Path) -> None:
         out.put(f"{suite}/summary.parquet", to_parquet(summary(figures)))
     out.put("completeness.parquet", to_parquet(completeness()))
     out.put("reproducibility.parquet", to_parquet(reproduced()))
+    ObjectStore(url).put("rank/label/rank.json", ranking(atlas.run.run_hash).to_bytes())
     scores = ObjectStore(f"{url}/scores/truth-label")
     about = ScoringSpec(
         run=atlas.run.run_hash,

@@ -298,3 +298,13 @@ def test_an_atlas_of_one_method_has_a_report_without_agreement(reported: Reporte
     write_report(Atlas.open(url), out, "predicted", images=9)
     assert "Agreement of methods" not in (Path(out) / "report" / "index.html").read_text()
     assert Atlas.open(url).methods == METHODS
+
+
+def test_verdicts_of_the_ranking_are_in_the_page_as_text(reported: Reported) -> None:
+    page = (reported.folder / "index.html").read_text("utf-8")
+    part = page.partition("Methods to trust")[2].partition("<h2")[0]
+    assert part.count("<tr") == 1 + len(METHODS)
+    assert "order by localization in &lt;b&gt;truth&lt;/b&gt;" in part
+    assert "is valid (the network recognises &lt;img src=x onerror=alert(1)&gt;)" in part
+    assert "60.0 <small>50.0…70.0</small>" in part
+    assert "<script>" not in part
