@@ -37,6 +37,12 @@ class ImportSummary(LabelTotals):
     Attributes:
         source: where the masks come from.
         unused: number of masks that no label has; ``unused.csv`` names them.
+        counts: number of samples by status.
+        area, ignored: mean share of the image, over labels with a mask; None without any.
+        left_out: share of these that are made of fewer maps than the policy has methods.
+        border: share of the masks with foreground that have more than half of it in the frame of the image.
+        likeness: mean IoU of successive masks with foreground, on a coarse grid.
+        merged: objects that were made of all shards together.
     """
 
     source: ImportSpec

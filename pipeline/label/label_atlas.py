@@ -43,6 +43,12 @@ class LabelSummary(LabelTotals):
     Attributes:
         policy: the policy that was applied, with its threshold.
         calibration: one sentence on how the threshold was found; None where the policy has its own.
+        counts: number of samples by status.
+        area, ignored: mean share of the image, over labels with a mask; None without any.
+        left_out: share of these that are made of fewer maps than the policy has methods.
+        border: share of the masks with foreground that have more than half of it in the frame of the image.
+        likeness: mean IoU of successive masks with foreground, on a coarse grid.
+        merged: objects that were made of all shards together.
     """
 
     policy: Policy
