@@ -72,6 +72,7 @@ def ranking(run: str) -> RankRecord:
             rank_low=0.4 if place else None,
             rank_high=0.6 if place else None,
             degenerate=0,
+            isolated=0,
             same_for_classes=None,
             signals={},
             localization=LocalizationScore(score="pxap", value=60, low=50, high=70) if place else None,

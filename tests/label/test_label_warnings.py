@@ -84,6 +84,7 @@ def write_ranking(url: Path, atlas: Atlas, verdicts: dict[str, str | None], **ch
             rank_low=None,
             rank_high=None,
             degenerate=0,
+            isolated=0,
             same_for_classes=None,
             signals={},
         )

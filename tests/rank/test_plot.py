@@ -22,6 +22,7 @@ def row(name: str, verdict: Verdict | None, localization: LocalizationScore | No
         rank_low=0.4,
         rank_high=0.6,
         degenerate=0,
+        isolated=0,
         same_for_classes=None,
         signals={"crop": SCORE},
         localization=localization,
