@@ -45,7 +45,7 @@ def _costs(results: dict[str, Row]) -> Iterator[str]:
             continue
         cells = [_cell(row) for row in rows]
         behind = [
-            f"{head} by {row['gap']:.2f} ± {row['gap_spread']:.2f}"
+            f"{head} by {_with_spread(row, 'gap')}"
             for head, row in zip(heads, rows, strict=True)
             if row and row["gap"] > 0
         ]
@@ -64,8 +64,14 @@ def _costs(results: dict[str, Row]) -> Iterator[str]:
 def _cell(row: Row | None) -> str:
     if row is None:
         return "–"
-    here = f"{row['here']:.2f} ± {row['here_spread']:.2f}"
-    return f"{row['peer']:.2f} ± {row['peer_spread']:.2f} → **{here}**" if "peer" in row else f"**{here}**"
+    here = f"**{_with_spread(row, 'here')}**"
+    return f"{_with_spread(row, 'peer')} → {here}" if "peer" in row else here
+
+
+def _with_spread(row: Row, name: str) -> str:
+    """Write a figure; fewer than three rounds say nothing of its spread."""
+    spread = f" ± {row[f'{name}_spread']:.2f}" if row["rounds"] > 2 else ""
+    return f"{row[name]:.2f}{spread}"
 
 
 def _memory(results: dict[str, Row]) -> Iterator[str]:
