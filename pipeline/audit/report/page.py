@@ -35,6 +35,7 @@ from pipeline.store.label_accuracy import measure_label_accuracy
 from schemas.audit_tables import AGREEMENT_METRICS, MAP_STATISTICS
 from schemas.samples import SampleStatus
 from schemas.scores import is_control
+from schemas.token_norms import TokenNorms
 
 _MAX_ROWS = 60
 """Largest number of rows of the table of completeness that are shown."""
@@ -111,6 +112,7 @@ def render_page(
         "run": atlas.run,
         "about": tables.about,
         "model": _model_title(atlas.run.model.name),
+        "norms": _describe_norms(atlas),
         "accuracy": measure_label_accuracy(atlas),
         "wrong": _count_wrong(atlas),
         "counts": _count_samples(atlas),
@@ -144,6 +146,12 @@ def render_page(
         "thumbnails": thumbnails,
     }
     return environment.get_template("index.html").render(context).encode()
+
+
+def _describe_norms(atlas: MapReader) -> str | None:
+    """Return what the run has measured of the norms of tokens, in one line; None where it has nothing."""
+    joined = TokenNorms.joined(commit.token_norms for commit in atlas.records() if commit.token_norms is not None)
+    return None if joined is None else joined.describe(atlas.run.model.readout)
 
 
 def canvas_size(input_size: tuple[int, int]) -> tuple[int, int]:

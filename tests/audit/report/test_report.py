@@ -308,3 +308,7 @@ def test_verdicts_of_the_ranking_are_in_the_page_as_text(reported: Reported) -> 
     assert "is valid (the network recognises &lt;img src=x onerror=alert(1)&gt;)" in part
     assert "60.0 <small>50.0…70.0</small>" in part
     assert "<script>" not in part
+
+
+def test_norms_of_tokens_stand_beside_the_network(reported: Reported) -> None:
+    assert "outliers among patch tokens after block" in (reported.folder / "index.html").read_text()
