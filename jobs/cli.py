@@ -97,6 +97,7 @@ def main() -> None:
     except click.Abort as abort:
         if isinstance(abort.__cause__ or abort.__context__, EOFError):  # click raises Abort for EOFError, too
             raise
+        eval("None")  # CPython would end by SIGINT after an interrupt inside of exec(), as in the import of a dataclass
         _exit(75, ["vitatlas: stopped early; run the same command again to resume"])
     except AtlasError as error:
         _exit(error.exit_code, [redact(f"vitatlas: {error.message}"), *(redact(f"  {line}") for line in error.details)])

@@ -32,7 +32,9 @@ def test_the_record_says_what_was_measured(vitatlas, tmp_path: Path) -> None:
         assert cost.images_per_s == pytest.approx(2 / (cost.forwards * record.forward_seconds))
         assert cost.peak_bytes is None  # a CPU does not say
     assert record.end_to_end is not None
-    assert set(record.end_to_end.seconds) == {"forward", "attention", "reciprocam_box", "legrad", "collect", "write"}
+    assert set(record.end_to_end.seconds) == {
+        "forward", "attention", "reciprocam_box", "legrad", "norms", "collect", "write",
+    }  # fmt: skip
     assert (record.end_to_end.images, record.end_to_end.objects) == (4, 11)
 
 

@@ -264,3 +264,12 @@ main()
 """
     job = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (job.returncode, job.stderr.count("\n")) == (2, 1), job.stderr
+
+
+def test_an_interrupt_inside_of_exec_ends_with_75_too(tmp_path: Path) -> None:
+    """As in the import of a dataclass, after which CPython would end by SIGINT although it was caught."""
+    interrupted = "import jobs.cli as c; c.Commands.invoke = lambda *_: exec('raise KeyboardInterrupt'); c.main()"
+    (tmp_path / "interrupted.py").write_text(interrupted)
+    command = [sys.executable, "-m", "interrupted", "status", "a"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (75, "\nvitatlas: stopped early; run the same command again to resume\n")

@@ -160,7 +160,7 @@ def test_what_cannot_be_compared_is_refused(
         other.spec = TOWER.model_copy(update={"sha256": "sha256:x"})
         monkeypatch.setattr(TextTower, "load", lambda spec, device="cpu": other)
     elif "head" in changes:  # without one the network is refused as an embedding tower
-        monkeypatch.setattr("pipeline.explain.anatomy.is_projection", lambda *_: False)
+        monkeypatch.setattr("pipeline.explain.classifier_faults.is_projection", lambda *_: False)
         content["model"]["head"] = None
     else:
         content |= changes

@@ -15,10 +15,11 @@ from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import label
 from pipeline.score import open_source, score, score_shard
 from pipeline.score.score_shard import ScoredImage, count_prediction
-from pipeline.score.sources import file_source, split_source_name
+from pipeline.score.sources import file_source
 from pipeline.score.sources.decode_map import decode_map
 from pipeline.store import Atlas
 from pipeline.truth import TruthSet, read_truth
+from pipeline.utils.source_name import split_source_name
 from schemas.errors import UsageError
 from schemas.policy import Policy, Threshold
 from schemas.scores import SCORES

@@ -12,8 +12,8 @@ from torch import nn
 
 from pipeline.explain import describe, explain
 from pipeline.explain.load import describe_loaded
+from pipeline.explain.network_trace import gather_class_values
 from pipeline.explain.readout import PatchReadout, classifier_logits
-from pipeline.explain.trace import gather_class_values
 from pipeline.read import PreprocessConfig
 from pipeline.train.masked_images import BOXED, MASKED, UNKNOWN, MaskedImages
 from pipeline.train.patch_mask_training import PatchMaskTraining, patch_loss, sample_absent_classes
@@ -76,7 +76,7 @@ def test_a_patch_alone_reads_as_it_does_among_all(family: nn.Module) -> None:
     with torch.no_grad():
         patches = PatchReadout(family, anatomy)(images)[1][0]
         handle.remove()
-        for place, token in enumerate(tokens[0][0, anatomy.prefix_tokens :]):
+        for place, token in enumerate(tokens[0][0, anatomy.patch_tokens]):
             vector = family.norm(token[None, None])
             vector = family.attn_pool(vector) if anatomy.readout == "pool" else vector[:, 0]
             both = anatomy.readout == "token+mean"
