@@ -272,4 +272,5 @@ def test_an_interrupt_inside_of_exec_ends_with_75_too(tmp_path: Path) -> None:
     (tmp_path / "interrupted.py").write_text(interrupted)
     command = [sys.executable, "-m", "interrupted", "status", "a"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stderr) == (75, "\nvitatlas: stopped early; run the same command again to resume\n")
+    assert result.returncode == 75
+    assert result.stderr == "\nvitatlas: stopped early; run the same command again to resume\n"
