@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --durations 20  # one more than cores, as tests wait for processes
 OLDEST := .venv-lowest
 OLDEST_TESTS := tests/security tests/store tests/read tests/truth tests/score tests/explain/test_checkpoint.py tests/explain/test_converted_weights.py tests/explain/test_load.py \
 	tests/explain/test_golden.py --deselect tests/read/test_decode.py::test_crop_is_timms_own_transform_to_the_pixel  # timm < 1.0.31 crops otherwise

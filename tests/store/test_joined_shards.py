@@ -293,6 +293,7 @@ def test_products_are_compared_with_the_atlases_that_are_named(world: World, vit
     assert (code, "commits/part-2.json: was made from other maps than the atlas has now" in out) == (1, True)
 
 
+@pytest.mark.soak
 def test_an_audit_is_that_of_one_plan(world: World, joined: MapReader, tmp_path: Path) -> None:
     options = AuditOptions(faithfulness_images=2, sanity_images=0, recomputed_images=3, exports=("quantus",))
     for name, atlas in (("joined", joined), ("whole", Atlas.open(world.whole))):
