@@ -1,6 +1,7 @@
 """The command line: what works, and the exit codes."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -270,7 +271,8 @@ def test_an_interrupt_inside_of_exec_ends_with_75_too(tmp_path: Path) -> None:
     """As in the import of a dataclass, after which CPython would end by SIGINT although it was caught."""
     interrupted = "import jobs.cli as c; c.Commands.invoke = lambda *_: exec('raise KeyboardInterrupt'); c.main()"
     (tmp_path / "interrupted.py").write_text(interrupted)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     command = [sys.executable, "-m", "interrupted", "status", "a"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 75
     assert result.stderr == "\nvitatlas: stopped early; run the same command again to resume\n"
