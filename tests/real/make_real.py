@@ -71,10 +71,11 @@ def main() -> None:
     targets = f"--targets label,predicted --methods {','.join(METHODS)}"
     _vitatlas(out, f"run test/test-{{00000..00001}}.tar --out atlas {network} {targets}")
     _vitatlas(out, f"score atlas --truth {BOXES.name} --out scores")
-    _vitatlas(out, "rank atlas --images 32 --out rank")
-    _refuse_rollout(out / "rank" / "policy.yaml")
-    (out / "policy.yaml").write_text("name: attention\nmethods: [attention]\nthreshold: {kind: otsu}\n")
-    _vitatlas(out, "label atlas --policy policy.yaml --format png,coco --out masks")
+    policy = "atlas/rank/label/policy.yaml"
+    for truth in ("", f" --truth {BOXES.name}"):
+        _vitatlas(out, f"rank atlas --images 32{truth}")
+        _refuse_rollout(out / policy)
+    _vitatlas(out, f"label atlas --policy {policy} --format png,coco --out masks")
     sample = f"--methods {','.join(AUDITED)} --images 4 --sanity 1 --recompute 4"
     _vitatlas(out, f"audit atlas --truth {BOXES.name} {sample} --out audit")
 
