@@ -10,9 +10,9 @@ from pathlib import Path
 def soon(happens: Callable[[], bool]) -> bool:
     """Whether it happens within a minute."""
     deadline = time.monotonic() + 60
-    while not happens() and time.monotonic() < deadline:
+    while not (happened := happens()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return happens()
+    return happened  # not asked again: it may be over
 
 
 def ended(pid: int) -> bool:

@@ -133,7 +133,7 @@ def test_mistakes_are_one_sentence_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["two.txt"]
 
 
-@pytest.mark.parametrize("seed", soak_after(0, range(50)))
+@pytest.mark.parametrize("seed", soak_after(1, range(50)))
 def test_a_signal_at_any_moment_ends_an_audit_and_its_processes(atlas: Atlas, tmp_path: Path, seed: int) -> None:
     arguments = ["audit", atlas.objects.url, "--out", str(tmp_path / "out"), "--methods", "legrad", "--maps-only"]
     with subprocess.Popen(
