@@ -7,7 +7,7 @@ from torch import nn
 
 from pipeline.explain.classifier_faults import NO_CLASSIFIER, classes_fault
 from pipeline.explain.head import head_activation
-from pipeline.explain.head_modules import TokenAndMean, ZeroShotHead
+from pipeline.explain.head_modules import LinearHead, TokenAndMean, ZeroShotHead
 from pipeline.explain.module_classes import (
     ACTIVATIONS,
     ATTENTIONS,
@@ -158,7 +158,7 @@ def describe_transformer(model: nn.Module) -> Anatomy:
         grid=(grid[0], grid[1]),
         missing={Requirement.LAYERS: "there is no rule for the gate of an attention"} if is_gated else {},
         features=(FeatureLayer(LAST, last, "NLC", int(parts.embed_dim), (grid[0], grid[1]), prefix_tokens),),
-        has_linear_readout=readout == "mean" and isinstance(parts.fc_norm, nn.Identity),
+        has_linear_readout=readout == "mean" and isinstance(parts.fc_norm, nn.Identity) and _is_linear(head),
         patch=(patch[0], patch[1]),
         prefix_tokens=prefix_tokens,
         registers=parts.blocks.registers if isinstance(parts.blocks, RegisterBlocks) else 0,
@@ -187,6 +187,12 @@ def _has_plain_output(attention: nn.Module) -> bool:
     """Return whether the output of an attention goes to its projection as it is."""
     normed = isinstance(getattr(attention, "norm", None), NORMS)
     return getattr(attention, "gate", None) is None and not normed
+
+
+def _is_linear(head: nn.Module) -> bool:
+    """Return whether a classifier is a linear function of its input, but for a constant."""
+    layers = (nn.Linear, LinearHead, nn.BatchNorm1d, nn.Dropout, nn.Identity, nn.Sequential)
+    return all(base_class(module) in layers for module in head.modules())
 
 
 def _other_network(model: nn.Module) -> str | None:

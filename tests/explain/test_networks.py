@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from some_networks import NAMES, random_images, small_network
-from support import images_for, small_vit, soak_after
+from support import images_for, random_head, small_vit, soak_after
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -134,6 +134,32 @@ def test_cam_is_the_share_of_a_position_in_the_logit(name: str) -> None:
     assert torch.allclose(maps, expected, rtol=1e-9, atol=1e-10)
     logits = model(images).gather(1, TARGETS)
     assert torch.allclose(maps.mean((2, 3)) + bias[TARGETS], logits, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "is_linear"),
+    [
+        (nn.Linear(32, 10), True),
+        (nn.Sequential(nn.BatchNorm1d(32), nn.Dropout(0.5), nn.Linear(32, 10)), True),
+        (nn.Sequential(nn.Linear(32, 16), nn.GELU(), nn.Linear(16, 10)), False),
+        (random_head("texts, projected", read_out="mean"), False),
+    ],
+    ids=["linear", "batch norm", "hidden layer", "cosines"],
+)
+def test_cam_of_a_plain_vision_transformer_needs_a_linear_classifier(classifier: Any, is_linear: bool) -> None:
+    model = small_vit(class_token=False, global_pool="avg", fc_norm=False)
+    if isinstance(classifier, nn.Module):
+        model.head = classifier.double().eval()
+    else:
+        model = classifier.attach(model)
+    images, targets = images_for(model, 2), torch.tensor([[1, 4], [2, 2]])
+    if not is_linear:
+        with pytest.raises(UnsupportedMethod, match="more than a linear layer"):
+            explain(model, images, targets, "cam")
+        return
+    maps = explain(model, images, targets, "cam")
+    constant = model.head(torch.zeros(1, 32).double())[0, targets]
+    assert torch.allclose(maps["cam"].mean((2, 3)) + constant, maps.logits.gather(1, targets), rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", soak_after(2, [name for name in NAMES if NOT_A_MEAN.get(name) != "other"]))
