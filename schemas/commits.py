@@ -143,7 +143,8 @@ class DerivedCommit(GrowingRecord):
         counts: number of samples by status.
         statistics: values for the summary.
         objects: all objects that were written before this record.
-        parts: hash of the maps of each part, or of each further atlas, that it was made from, by their ``run_hash``.
+        parts: hash of the maps of each part that it was made from, by its ``run_hash``; of several networks, of what
+            each has of the images, by ``NAME:run_hash``.
         atlas: ``run_hash`` of the atlas that has the shard, where several are joined; empty: the product names it.
     """
 

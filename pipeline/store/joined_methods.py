@@ -1,6 +1,5 @@
 """``JoinedMethods``: atlases of the same images, as of several networks, read as one with the methods of all."""
 
-from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import cached_property
@@ -113,14 +112,27 @@ class JoinedMethods(MapReader):
         raise UsageError(f"{self.url}: shards of several networks have no commit in common; name one atlas")
 
     def parts_of(self, shard: str, methods: Sequence[str]) -> dict[str, str]:
-        of_network: dict[str, list[str]] = defaultdict(list)
+        of_network: dict[str, list[str]] = {name: [] for name in self._networks}
         for method in methods:
             name, own = self._split(method)
             of_network[name].append(own)
-        parts = self._first.parts_of(shard, of_network.pop(self._name, []))
-        for name, own_methods in of_network.items():
-            parts |= _contents(self._networks[name], self._shards_of(name, shard), own_methods)
-        return parts
+        return {
+            f"{name}{SEPARATOR}{run_hash}": digest
+            for name, own_methods in of_network.items()
+            for run_hash, digest in self._contents(name, shard, own_methods).items()
+        }
+
+    def _contents(self, name: str, shard: str, methods: Sequence[str]) -> dict[str, str]:
+        """Return a hash of what a network has of the images of a shard, and one for each part with some methods."""
+        if name == self._name:
+            return self._first.parts_of(shard, methods)
+        reader = self._networks[name]
+        lines: dict[str, list[str]] = {reader.run.run_hash: []}  # it may have none of the images yet
+        for other in self._shards_of(name, shard):
+            lines[reader.run.run_hash].append(f"{other} {content_hash(reader.record(other))}")
+            for run_hash, digest in reader.parts_of(other, methods).items():
+                lines.setdefault(run_hash, []).append(f"{other} {digest}")
+        return {run_hash: sha256("\n".join(of_run).encode()) for run_hash, of_run in lines.items()}
 
     def has_parts(self, shard: str, parts: Mapping[str, str]) -> bool:
         now = self.parts_of(shard, self.methods)
@@ -240,13 +252,3 @@ def _overlap(first: MapReader, other: MapReader) -> str:
     if shared is None or first.run.differences_to(other.run):
         return ""
     return f"; they are of one run, but {shared} is a shard of both, so they are not read as parts of one list"
-
-
-def _contents(reader: MapReader, shards: Sequence[str], methods: Sequence[str]) -> dict[str, str]:
-    """Return one hash of the contents of some shards of a reader for each atlas and part that has them."""
-    lines: dict[str, list[str]] = defaultdict(list)
-    for shard in shards:
-        lines[reader.atlas_of(shard) or reader.run.run_hash].append(f"{shard} {content_hash(reader.record(shard))}")
-        for run_hash, digest in reader.parts_of(shard, methods).items():
-            lines[run_hash].append(f"{shard} {digest}")
-    return {run_hash: sha256("\n".join(of_run).encode()) for run_hash, of_run in lines.items()}

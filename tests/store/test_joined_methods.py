@@ -15,6 +15,7 @@ from support import in_one_process, jpeg, samples, write_tar
 
 from pipeline.label import CalibrationSource, iter_labels, label, read_labels
 from pipeline.run import INLINE, run
+from pipeline.run.append import append
 from pipeline.run.extend import extend
 from pipeline.run.plan import plan
 from pipeline.store import Atlas, MapReader
@@ -191,7 +192,7 @@ def test_labels_name_all_that_they_were_made_from(world: World, joined: MapReade
     assert (about.networks, about.run) == (runs, runs["vit"])
     for path in (tmp_path / "commits").iterdir():
         commit = DerivedCommit.read(path.read_bytes(), path.name)
-        assert (commit.atlas, commit.parts.keys()) == (runs["vit"], {runs["dino"]})
+        assert (commit.atlas, commit.parts.keys()) == (runs["vit"], {f"dino:{runs['dino']}"})
     swapped = Atlas.open([f"dino={world.path('first')}", f"vit={world.path('other')}"])
     with pytest.raises(UsageError, match="holds something else"):
         label(swapped, policy("dino:legrad", "vit:rollout"), ["png"], str(tmp_path))
@@ -216,6 +217,34 @@ def test_labels_are_made_again_when_maps_of_the_other_change(world: World, tmp_p
     assert [name for name in sorted(before) if before[name] != after[name]] == ["shards-0.json"]
 
 
+def test_labels_are_made_again_when_another_gets_images_that_it_lacked(world: World, tmp_path: Path) -> None:
+    write(world.folder / "few", IMAGES[:3])
+    grows = world.run("grows", "few", methods=("attention",))
+    urls, out = [f"a={world.path('first')}", f"b={grows}"], tmp_path / "labels"
+    both = policy("a:legrad", "b:attention")
+    made = label(Atlas.open(urls, subset=True), both, ["png"], str(out))
+    assert made.counts == {LabelStatus.OK: 3, LabelStatus.NOT_IN_ALL: 9}
+    write(tmp_path / "rest", *(IMAGES[n : n + 3] for n in (3, 6, 9)))
+    append(grows, [f"{tmp_path}/rest/*.tar"], INLINE)
+    made = label(Atlas.open(urls), both, ["png"], str(out))
+    assert made.counts == {LabelStatus.OK: 12}
+
+
+def test_a_part_of_either_of_two_computations_of_one_run_is_known(world: World, tmp_path: Path) -> None:
+    """Their parts have one hash."""
+    for name in "ab":
+        shutil.copytree(world.folder / "first", tmp_path / name)
+        extend(str(tmp_path / name), ["attention"], options=INLINE)
+    urls, both = [f"{name}={tmp_path / name}" for name in "ab"], ["a:attention", "b:attention"]
+    parts = Atlas.open(urls).parts_of("shards-0", both)
+    assert len(parts) == 3
+    (part,) = Atlas.open(str(tmp_path / "a")).parts
+    record = part.record("shards-0")
+    changed = record.model_copy(update={"objects": (*record.objects, record.objects[0])})
+    Path(part.objects.url, "commits/shards-0.json").write_bytes(changed.to_bytes())
+    assert not Atlas.open(urls).has_parts("shards-0", parts)
+
+
 def test_methods_that_were_added_can_be_used(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.folder / "alike", tmp_path / "other")
     extend(str(tmp_path / "other"), ["rollout"], options=INLINE)
@@ -223,7 +252,7 @@ def test_methods_that_were_added_can_be_used(world: World, tmp_path: Path) -> No
     label(joined, policy("a:legrad", "b:rollout"), ["png"], str(tmp_path / "labels"))
     other = Atlas.open(str(tmp_path / "other"))
     commit = DerivedCommit.read((tmp_path / "labels/commits/shards-0.json").read_bytes(), "")
-    assert commit.parts.keys() == {other.run.run_hash, other.parts[0].own.run_hash}
+    assert commit.parts.keys() == {f"b:{each.own.run_hash}" for each in (other, *other.parts)}
 
 
 def test_networks_that_predict_different_classes_make_no_mask(world: World, joined: MapReader, tmp_path: Path) -> None:
