@@ -1,5 +1,6 @@
 """Weights files: the network that they are of, or a refusal that tells what to do."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def test_a_prefix_of_all_names_is_stripped(tmp_path: Path, prefix: str) -> None:
     assert equal(load("test_vit", path), model)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".ckpt"])
+@pytest.mark.parametrize("suffix", [".pth", ".pth.tar", ".pt", ".bin", ".ckpt"])
 @pytest.mark.parametrize("wrap", ["bare", "state_dict", "lightning"])
 def test_files_of_torch_save_are_read(tmp_path: Path, suffix: str, wrap: str) -> None:
     model = network("test_vit")
@@ -127,6 +128,30 @@ def test_a_damaged_file_is_one_sentence_or_a_network(
     path.write_bytes(content)
     with suppress(UsageError):
         assert all(isinstance(tensor, Tensor) for tensor in read_weights(str(path)).values())
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize(
+    ("change", "fault"), [(Tensor.to_sparse, "is sparse"), (lambda tensor: tensor.to("meta"), "has no values")]
+)
+def test_tensors_without_plain_values_are_refused(
+    tmp_path: Path, change: Callable[[Tensor], Tensor], fault: str
+) -> None:
+    weights = network("test_vit").state_dict()
+    torch.save(weights | {"head.weight": change(weights["head.weight"])}, tmp_path / "a.pth")
+    with pytest.raises(UsageError, match=rf"'head.weight' {fault}.*; save plain tensors"):
+        load("test_vit", str(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize("others", [{"loss.weight": torch.ones(3)}, {"head.weight": torch.ones(7, 64)}])
+def test_a_prefix_of_most_names_is_named_with_the_option_that_takes_them(
+    tmp_path: Path, others: dict[str, Tensor]
+) -> None:
+    model = network("test_vit")
+    path = write(tmp_path, {f"backbone.{name}": tensor for name, tensor in model.state_dict().items()} | others)
+    with pytest.raises(UsageError, match=r"of them are there under backbone\.: add --checkpoint-key backbone"):
+        load("test_vit", path)
+    assert equal(load("test_vit", path, checkpoint_key="backbone"), model)
 
 
 def test_a_name_of_a_tensor_moves_no_cursor(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.explain.checkpoint.conversion import ACTIVATIONS, describe_conversion, grid_side, require_whole_patches
 from pipeline.explain.checkpoint.convert import convert
 from pipeline.explain.checkpoint.derive import derive_config
-from pipeline.explain.checkpoint.difference import StateDict
+from pipeline.explain.checkpoint.difference import StateDict, printable
 from pipeline.explain.checkpoint.layout import Layout
 from pipeline.explain.checkpoint.model_config import FILE, ModelConfig
 from pipeline.explain.checkpoint.open_clip_config import OpenClipConfig
@@ -304,8 +304,12 @@ def _refusal(
 
 
 def _hint(weights: StateDict, network: Any) -> str:
-    """Return what to do where the file has no classifier, or is for images of another size."""
+    """Return what to do where the network's tensors have a prefix, a classifier is lacking, or the size is another."""
     expected = network.state_dict()
+    for prefix in {name.partition(".")[0] for name in weights}:
+        count = sum(f"{prefix}.{name}" in weights for name in expected)
+        if 2 * count > len(expected):
+            return f"; {count} of them are there under {printable(prefix)}.: add --checkpoint-key {printable(prefix)}"
     if "head.weight" not in weights and "head.weight" in expected:
         return "; it has no classifier, so there is no class to explain: add a head file by --head FILE"
     embed: Any = getattr(network, "patch_embed", None)

@@ -309,7 +309,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         name="DINO training",
-        marks=(r"^backbone\.(cls_token|pos_embed)$", r"^(head|dino_head|ibot_head)\."),
+        marks=(r"^backbone\.(cls_token|pos_embed)$", r"^(head|dino_head|ibot_head)\.(?!(weight|bias)$)"),
         rows=((r"^(?!backbone\.)", "training."), (r"^backbone\.", ""), *_BLOCK_CHUNKS),
         unused=(r"^training\.",),
     ),

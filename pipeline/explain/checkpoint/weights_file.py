@@ -13,7 +13,7 @@ from torch import Tensor
 
 from schemas.errors import UsageError
 
-SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pth.tar", ".pt", ".ckpt")
 """Endings of files that can be read: safetensors, and what ``torch.save`` writes."""
 
 INDEX = ".safetensors.index.json"
@@ -48,14 +48,18 @@ def read_weights(path: str, key: str | None = None) -> dict[str, Tensor]:
             tensors to take, such as ``teacher``.
 
     Raises:
-        UsageError: there is no such file, it is none of these formats, it holds objects other than tensors, or the
-            key does not say which of its state dicts is meant.
+        UsageError: there is no such file, it is none of these formats, it holds objects other than tensors, or tensors
+            without values or of a sparse layout, or the key does not say which of its state dicts is meant.
     """
-    if path.endswith(INDEX) or _PART.search(path):
-        return _state_dict(_read_parts(path), path, key)
-    if not path.endswith(SUFFIXES):
+    in_parts = path.endswith(INDEX) or _PART.search(path) is not None
+    if not in_parts and not path.endswith(SUFFIXES):
         raise UsageError(f"{path}: is not a weights file; give one that ends in {', '.join(SUFFIXES)}")
-    return _state_dict(_read(path), path, key)
+    weights = _state_dict(_read_parts(path) if in_parts else _read(path), path, key)
+    for name, tensor in weights.items():
+        if tensor.is_meta or tensor.layout != torch.strided:
+            kind = "has no values (it was saved from the meta device)" if tensor.is_meta else "is sparse"
+            raise UsageError(f"{path}: {name!r:.80} {kind}; save plain tensors as .safetensors")
+    return weights
 
 
 def _read(path: str) -> Any:
