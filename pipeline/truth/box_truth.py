@@ -29,6 +29,10 @@ class BoxTruth(Truth):
         return self.box_array
 
     @property
+    def written_boxes(self) -> NDArray[np.float64]:
+        return self.box_array.astype(np.float64)
+
+    @property
     def is_annotated(self) -> bool:
         return len(self.box_array) > 0
 

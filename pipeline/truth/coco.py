@@ -9,15 +9,17 @@ Source: cocodataset.org/#format-data.
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.read.sample_keys import sample_key
+from pipeline.truth.box_faults import first_corner_pair
 from pipeline.truth.box_truth import inclusive_box
 from pipeline.truth.mask_folder import tight_boxes
 from pipeline.truth.rle import decode
@@ -46,7 +48,8 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
         separator: dot of a file name that ends the key of its image.
 
     Raises:
-        UsageError: it is not COCO; two images have one key or one id; an annotation belongs to no image.
+        UsageError: it is not COCO; two images have one key or one id; an annotation belongs to no image; all boxes
+            are x0, y0, x1, y1.
     """
     file = path / INSTANCES if path.is_dir() else path
     data = read_bytes(file)
@@ -56,15 +59,34 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
         images = [(image["id"], _parse_image(image, file, separator)) for image in content["images"]]
         own = _parse_own(content.get("info"), file)
         is_complete = own.page is not None or _is_of_label(content.get("info"))
-        truths = [CocoTruth(*head, tuple(annotations[image_id]), is_complete=is_complete) for image_id, head in images]
+        truths = [_make_truth(head, annotations[image_id], is_complete) for image_id, head in images]
         all_crowds = bool(content["annotations"]) and all(map(_is_crowd, content["annotations"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{file}: is not a COCO file of instances ({type(error).__name__}: {error})") from None
     if all_crowds:
         raise UsageError(f"{file}: all annotations have iscrowd 1, which marks regions to ignore; objects have 0")
+    _refuse_corners(truths, file)
     keys_by_id = {image_id: key for image_id, (key, _, _) in images}
     truth = TruthSet.from_truths(file, sha256(data), truths, keys_by_id=keys_by_id)
     return replace(truth.with_options(own.orientation, None), whole_keys=own.whole_keys)
+
+
+def _make_truth(head: tuple[str, int, int], annotations: Sequence[Mapping[str, Any]], is_complete: bool) -> "CocoTruth":
+    categories = _find_categories(annotations)
+    return CocoTruth(*head, tuple(annotations), is_complete=is_complete, categories=categories)
+
+
+def _refuse_corners(truths: Sequence["CocoTruth"], file: Path) -> None:
+    """Refuse boxes that are x0, y0, x1, y1."""
+    rows = [(*box, truth.width, truth.height) for truth in truths for box in truth.written_boxes_xywh()]
+    numbers = np.array(rows, np.float64).reshape(-1, 6)
+    index = first_corner_pair(numbers[:, :4], numbers[:, 4:])
+    if index is not None:
+        box, size = (",".join(f"{side:g}" for side in part) for part in (rows[index][:4], rows[index][4:]))
+        raise UsageError(
+            f"{file}: its boxes are x0,y0,x1,y1 and not x,y,width,height, as which {box} would reach out of its image "
+            f"of {size.replace(',', '×')} pixels; write width and height, or clip the boxes to their images"
+        )
 
 
 def _parse_own(info: object, file: Path) -> CocoInfo:
@@ -88,10 +110,14 @@ def refuse_mixed_categories(path: Path, key: str, annotations: Iterable[Mapping[
     Raises:
         UsageError: they are of several categories.
     """
-    categories = {str(annotation.get("category_id")) for annotation in annotations if not _is_crowd(annotation)}
+    categories = _find_categories(annotations)
     if len(categories) > 1:
         names = " and ".join(sorted(categories)[:2])
         raise UsageError(f"{path}: {key} has masks of the categories {names}; leave those of one category")
+
+
+def _find_categories(annotations: Iterable[Mapping[str, Any]]) -> frozenset[str]:
+    return frozenset(str(annotation.get("category_id")) for annotation in annotations if not _is_crowd(annotation))
 
 
 def _is_crowd(annotation: Mapping[str, Any]) -> bool:
@@ -160,6 +186,19 @@ class CocoTruth(Truth):
     @property
     def boxes(self) -> Boxes:
         return np.array([self._clip_box(annotation) for annotation in self._objects], np.int64).reshape(-1, 4)
+
+    def written_boxes_xywh(self) -> Iterator[tuple[float, float, float, float]]:
+        """Yield x, y, width, height of each object whose box has four finite numbers."""
+        for annotation in self.annotations:
+            box = annotation.get("bbox")
+            if _is_crowd(annotation) or not isinstance(box, list) or len(box) != 4:
+                continue
+            if all(isinstance(side, int | float) and math.isfinite(side) for side in box):
+                yield tuple(box)
+
+    @property
+    def written_boxes(self) -> NDArray[np.float64]:
+        return np.array([inclusive_box(*box) for box in self.written_boxes_xywh()], np.float64).reshape(-1, 4)
 
     def _clip_box(self, annotation: Mapping[str, Any]) -> list[int]:
         limits = self._size

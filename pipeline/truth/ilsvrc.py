@@ -4,7 +4,7 @@ An image is named by the path of its XML file, not by the ``filename`` in it, wh
 The numbers of ``bndbox`` are kept, as in the metadata of wsolevaluation; see ``pipeline.truth.box_truth``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -44,6 +44,7 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
     corners: list[tuple[float, ...]] = []
     image_indices: list[int] = []
     hashes: list[str] = []
+    categories: list[frozenset[str]] = []
     files = sorted(path.rglob("*.xml"))
     for index, file in enumerate(files):
         data, name = read_bytes(file), file.relative_to(path).as_posix()
@@ -52,6 +53,7 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
         image_indices += [index] * len(objects)
         keys.append(sample_key(name, separator))
         sizes.append(size)
+        categories.append(frozenset(item.name for item in objects))
         hashes.append(f"{name} {sha256(data)}")
 
     def describe_box(row: int) -> str:
@@ -60,7 +62,8 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
     digest = sha256("\n".join(hashes).encode())
     boxes = np.array(corners, np.float64).reshape(-1, 4)
     truths = build_box_truths(keys, sizes, boxes, image_indices, describe_box)
-    return TruthSet.from_truths(path, digest, truths)
+    named = (replace(truth, categories=names) for truth, names in zip(truths, categories, strict=True))
+    return TruthSet.from_truths(path, digest, named)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class Truth(ABC):
         width, height: of the image in pixels; None if the files do not give them.
         orientation: of the image that the coordinates are of; None if nobody has said it.
         mask_values: what the values of a PNG mask are; None if nobody has said it.
+        categories: classes of the objects, as far as the format has them.
 
     Raises:
         UsageError: the image has more pixels than the decoder accepts.
@@ -40,6 +41,7 @@ class Truth(ABC):
     height: int | None
     orientation: TruthOrientation | None = field(default=None, kw_only=True)
     mask_values: MaskValues | None = field(default=None, kw_only=True)
+    categories: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     def __post_init__(self) -> None:
         if (self.width or 0) * (self.height or 0) > MAX_PIXELS:
@@ -59,6 +61,11 @@ class Truth(ABC):
         Raises:
             UsageError: a box has no area or lies outside the image; a mask cannot be read.
         """
+
+    @property
+    def written_boxes(self) -> NDArray[np.float64]:
+        """float [m, 4]: x0, y0, x1, y1 of the objects, not yet clipped; none where the files have masks only."""
+        return np.zeros((0, 4))
 
     @property
     def mask(self) -> Mask | None:

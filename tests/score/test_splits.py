@@ -33,6 +33,16 @@ def test_a_subset_counts_what_both_have_and_says_what_is_left_out(
     assert [line.split(" images of ")[0] for line in messages] == ["28 of 48", "1 of 21"]
 
 
+def test_unlikely_truth_is_said_before_it_is_scored(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
+    def add_a_class(content: dict) -> None:
+        first(12)(content)
+        content["annotations"].append(content["annotations"][0] | {"id": 999, "category_id": 99})
+
+    messages: list[str] = []
+    small(atlas, change(world, tmp_path, add_a_class), tmp_path, subset=True, log=messages.append)
+    assert any(line.startswith("1 image has objects of several classes") for line in messages)
+
+
 def test_tuning_on_images_that_are_named(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
     truth = change(world, tmp_path, first(24))
     content = json.loads(Path(truth).read_text())

@@ -1,0 +1,92 @@
+"""Signs that boxes mean something else than their file format says: other corners, another scale, several classes.
+
+Each box alone is possible, so most of these signs are warnings. Only boxes of COCO that all are x0, y0, x1, y1 inside
+of their images, but reach out of them as x, y, width, height, are refused.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.truth.truth import Truth
+
+FEW = 10
+"""Fewest boxes, or images, that a sign is taken from."""
+_BEYOND = 0.01
+"""Share of the side of an image by which a box may end outside of it."""
+_SHARE_BEYOND = 0.05
+_CORNER = 0.7
+"""Part of width and of height, from the upper left, beyond which some object of ``FEW`` images reaches."""
+
+
+def first_corner_pair(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> int | None:
+    """Return the first box that reaches out of its image, if all are x0, y0, x1, y1 instead of x, y, width, height.
+
+    Args:
+        boxes: float [n, 4], as x, y, width, height in pixels.
+        sizes: float [n, 2], width and height of the image of each, in pixels.
+
+    Returns:
+        Its index; None if the boxes are x, y, width, height, or fewer than ``FEW``, so that it cannot be told.
+    """
+    start, end = boxes[:, :2], boxes[:, 2:]
+    are_corners = (start >= 0) & (start < end) & (end <= sizes)
+    beyond = _reaches_out(start + end, sizes)
+    if len(boxes) < FEW or not are_corners.all() or beyond.mean() < _SHARE_BEYOND:
+        return None
+    return int(beyond.argmax())
+
+
+def _reaches_out(ends: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which boxes end outside of their image, bool [n], given x1, y1 and sizes, float [n, 2]."""
+    outside: NDArray[np.bool_] = ends > sizes * (1 + _BEYOND) + 1
+    return outside.any(1)
+
+
+class BoxFaults:
+    """Counts unlikely boxes of scored images, and says what is unlikely about them."""
+
+    def __init__(self) -> None:
+        self._images = self._boxes = self._beyond = self._mixed = 0
+        self._reach = np.zeros(2)
+
+    def add(self, truth: Truth, sized: Truth) -> None:
+        """Add an image.
+
+        Args:
+            truth: as it was read.
+            sized: the same, with the size of the image that its coordinates are of.
+        """
+        self._mixed += len(truth.categories) > 1
+        if not len(boxes := truth.written_boxes):
+            return
+        ends, sizes = boxes[:, 2:] + 1, np.array([sized.size], np.float64)
+        self._images += 1
+        self._boxes += len(boxes)
+        self._beyond += int(_reaches_out(ends, sizes).sum())
+        self._reach = np.maximum(self._reach, (ends / sizes).max(0))
+
+    def describe(self, name: str) -> Iterator[str]:
+        """Yield a warning for each fault.
+
+        Args:
+            name: of the truth.
+        """
+        if self._mixed:
+            images = "1 image has" if self._mixed == 1 else f"{self._mixed:,} images have"
+            yield (
+                f"{images} objects of several classes in {name}, and each of them counts as the object; "
+                "leave those of the explained class in it"
+            )
+        if self._beyond > 1 and self._beyond >= _SHARE_BEYOND * self._boxes:
+            yield (
+                f"{self._beyond:,} of {self._boxes:,} boxes in {name} end outside of their image, where they "
+                "are cut; are they of images of this size, and is the order of their numbers that of the format?"
+            )
+        elif self._images >= FEW and self._reach.max() < _CORNER:
+            width, height = self._reach
+            yield (
+                f"no box in {name} reaches beyond {width:.0%} of the width and {height:.0%} of the height of "
+                "its image, from the upper left; are they of smaller images, or in percent?"
+            )
