@@ -40,8 +40,8 @@ def first_corner_pair(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) ->
 
 def _reaches_out(ends: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return which boxes end outside of their image, bool [n], given x1, y1 and sizes, float [n, 2]."""
-    outside: NDArray[np.bool_] = ends > sizes * (1 + _BEYOND) + 1
-    return outside.any(1)
+    outside: NDArray[np.bool_] = np.any(ends > sizes * (1 + _BEYOND) + 1, axis=1)
+    return outside
 
 
 class BoxFaults:
