@@ -23,6 +23,7 @@ from pipeline.store import Lease, MapReader, ObjectStore
 from pipeline.store.parquet import to_parquet
 from pipeline.truth import TruthSet
 from pipeline.utils.io import refuse_commands
+from pipeline.utils.progress import describe_shares
 from schemas.audit_records import DEFAULT_PUBLICATION, ManifestRecord, PublicationRecord
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, AUDIT, LEASE
@@ -104,7 +105,7 @@ def audit_atlas(
         CorruptShardError: images cannot be read, or have changed.
         SpecMismatchError: the network has changed.
     """
-    from pipeline.metrics.evaluate_atlas import describe_shares, evaluate_metrics  # the network is needed only here
+    from pipeline.metrics.evaluate_atlas import evaluate_metrics  # the network is needed only here
 
     if atlas.networks:
         raise UsageError(

@@ -10,16 +10,16 @@ import pyarrow as pa
 from pipeline.metrics.evaluate_shard import class_targets, evaluate_shard
 from pipeline.metrics.metric import Metric, MetricCost
 from pipeline.metrics.registry import SUITES
-from pipeline.metrics.sample_selection import SelectedSamples, select_samples
+from pipeline.metrics.sample_selection import select_samples
+from pipeline.metrics.selected_values import Ordinals, SelectedValues, write_values
 from pipeline.metrics.summary import summarize
-from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
+from pipeline.run.derive import ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions, Device
 from pipeline.run.recompute_maps import cached_worker
 from pipeline.store import MapReader, ObjectStore
 from pipeline.store.derived import ProductStore
-from pipeline.store.parquet import from_parquet, to_parquet
+from pipeline.store.parquet import to_parquet
 from pipeline.utils.io import refuse_commands
-from schemas.base import sha256
 from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
 from schemas.metrics import OWN_WEIGHTS, MetricsSpec, MetricSuite
@@ -27,9 +27,6 @@ from schemas.metrics import OWN_WEIGHTS, MetricsSpec, MetricSuite
 SUMMARY = "summary.parquet"
 DEFAULT_IMAGES: dict[MetricSuite, int] = {"faithfulness": 1000, "sanity": 100}
 """Number of images; a sanity check computes the maps of a model many times over."""
-
-Ordinals = tuple[int, ...]
-"""Selected samples of a shard."""
 
 
 def evaluate_metrics(
@@ -96,53 +93,35 @@ def evaluate_metrics(
         seed=seed,
         metrics={name: asdict(metric) for name, metric in metrics.items()},
     )
-    title, function = f"evaluate {suite}", partial(_evaluate_shard, options.device, tuple(metrics.values()), about)
+    function = partial(_evaluate_shard, options.device, tuple(metrics.values()), about)
     values = _MetricValues(
-        title, function, atlas, ObjectStore(out), about=about, methods=names, metrics=metrics, samples=samples, log=log
+        suite,
+        function,
+        atlas,
+        ObjectStore(out),
+        about=about,
+        methods=names,
+        metrics=metrics,
+        samples=samples,
+        costs=estimate_costs(atlas, metrics, len(names)),
+        log=log,
     )
     return derive(values, options)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _MetricValues(DerivedProduct[MapReader, Ordinals, pa.Table]):
+class _MetricValues(SelectedValues[MapReader]):
     about: MetricsSpec
-    uses_gpu: bool = True
     metrics: Mapping[str, Metric]
-    samples: SelectedSamples
-    log: Callable[[str], None]
-
-    @property
-    def shards(self) -> tuple[str, ...]:
-        return tuple(self.samples)
-
-    def is_complete(self, commit: DerivedCommit) -> bool:
-        return commit.items == _items(self.samples[commit.shard])
-
-    def inputs(self, shards: Sequence[str]) -> list[Ordinals]:
-        ordinals = [self.samples[shard] for shard in shards]
-        if count := sum(map(len, ordinals)):
-            costs = estimate_costs(self.source, self.metrics, len(self.about.methods))
-            total = sum(costs.values(), MetricCost()) * count
-            shares = describe_shares({name: cost.in_forwards for name, cost in costs.items()})
-            self.log(f"{self.about.suite}: {count} images, at most {total}; of the time {shares}")
-        return ordinals
 
     def remove_summary(self) -> None:
         self.objects.delete(SUMMARY)
 
     def finish(self, commits: Mapping[str, DerivedCommit], objects: ProductStore) -> pa.Table:
         directions = {value: better for metric in self.metrics.values() for value, better in metric.directions.items()}
-        tables = map(from_parquet, objects.read([_values_object(shard) for shard in self.shards]))
-        summary = summarize(tables, directions, _notes(self.source, self.metrics))
+        summary = summarize(self.read_values(objects), directions, _notes(self.source, self.metrics))
         objects.put(SUMMARY, to_parquet(summary))
         return summary
-
-
-def describe_shares(costs: Mapping[str, float]) -> str:
-    """Return the names of parts with their shares in percent, the largest first."""
-    total = sum(costs.values())
-    ordered = sorted(costs.items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} {100 * cost / total:.0f} %" for name, cost in ordered)
 
 
 def suite_forwards(atlas: MapReader, suite: MetricSuite, methods: int) -> float:
@@ -174,20 +153,10 @@ def _notes(atlas: MapReader, metrics: Mapping[str, Metric]) -> dict[tuple[str, s
     return {(method, value): OWN_WEIGHTS for method in atlas.run.artifacts for value in values}
 
 
-def _items(ordinals: Ordinals) -> tuple[str]:
-    """Return the hash of the selected samples of a shard, for its commit."""
-    return (sha256(" ".join(map(str, ordinals)).encode()),)
-
-
-def _values_object(shard: str) -> str:
-    return f"values/{shard}.parquet"
-
-
 def _evaluate_shard(
     device: Device, metrics: Sequence[Metric], about: MetricsSpec, task: ShardTask[MapReader, Ordinals]
 ) -> ShardResult:
-    atlas, ordinals = task.source, task.data
+    atlas = task.source
     worker = cached_worker(atlas.locate(task.shard), device)
-    values = evaluate_shard(worker, atlas.shard(task.shard), ordinals, metrics, about.methods, about.seed)
-    written = task.objects.put(_values_object(task.shard), to_parquet(values))
-    return ShardResult((written,), {"images": len(ordinals)}, _items(ordinals))
+    tables = evaluate_shard(worker, atlas.shard(task.shard), task.data, metrics, about.methods, about.seed)
+    return write_values(task, tables)

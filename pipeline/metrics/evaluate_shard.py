@@ -30,8 +30,8 @@ def evaluate_shard(
     metrics: Sequence[Metric],
     methods: Sequence[str],
     seed: int = 0,
-) -> pa.Table:
-    """Compute metrics for samples of a shard: ``schemas.metrics.METRIC_VALUES``, in the order of the rows.
+) -> Iterator[pa.Table]:
+    """Compute metrics for samples of a shard, in batches: yield tables as ``schemas.metrics.METRIC_VALUES``.
 
     Args:
         worker: worker of the atlas.
@@ -47,18 +47,14 @@ def evaluate_shard(
     targets = class_targets(worker.run.spec)
     present = np.stack([shard.has_maps_of(target) for target in targets], 1)
     costs = [metric.cost(len(methods)).in_forwards for metric in metrics]
-    tables = []
     report_share(0)
     for chunk, batch in iter_metric_batches(worker, shard, ordinals, methods, targets, seed):
         rows = shard.samples.select(["row", "key"]).take(chunk).to_pylist()
         for metric, cost in zip(metrics, costs, strict=True):
-            tables += [
-                _to_table(rows, targets, value._replace(values=np.where(present[chunk], value.values, np.nan)))
-                for value in metric.compute(batch)
-            ]
+            for value in metric.compute(batch):
+                values = np.where(present[chunk], value.values, np.nan)
+                yield _to_table(rows, targets, value._replace(values=values))
             report_share(cost / sum(costs) * len(chunk) / len(ordinals))
-    table = pa.concat_tables(tables).unify_dictionaries() if tables else METRIC_VALUES.empty_table()
-    return table.combine_chunks().sort_by("row")
 
 
 def iter_metric_batches(

@@ -1,7 +1,6 @@
 """Values of all signals, shard by shard, on images drawn from an atlas."""
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,25 +8,21 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.metrics.evaluate_shard import iter_metric_batches
-from pipeline.metrics.metric import MetricCost
-from pipeline.metrics.sample_selection import SelectedSamples, select_samples
+from pipeline.metrics.sample_selection import select_samples
+from pipeline.metrics.selected_values import Ordinals, SelectedValues, write_values
 from pipeline.rank.registry import SIGNALS
 from pipeline.rank.signal import NOT_TRIED
-from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask, derive
+from pipeline.run.derive import ShardResult, ShardTask, derive
 from pipeline.run.execution import ComputeOptions, Device
 from pipeline.run.recompute_maps import cached_worker
-from pipeline.store import Atlas, ObjectStore
+from pipeline.run.worker import Worker
+from pipeline.store import Atlas, ObjectStore, ShardMaps
 from pipeline.store.derived import ProductStore
-from pipeline.store.parquet import from_parquet, to_parquet
-from pipeline.utils.progress import format_time
 from pipeline.utils.shares import report_share
-from schemas.base import sha256
 from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
 from schemas.rank import SIGNAL_VALUES, SignalsSpec
 
-Ordinals = tuple[int, ...]
-"""Selected samples of a shard."""
 _ARROW = (pa.Array, pa.ChunkedArray)
 
 
@@ -74,71 +69,37 @@ def evaluate_signals(
     )
     function = partial(_evaluate_shard, options.device, about)
     product = _SignalValues(
-        "signals", function, atlas, ObjectStore(out), about=about, methods=about.methods, samples=samples, log=log
+        "signals",
+        function,
+        atlas,
+        ObjectStore(out),
+        about=about,
+        methods=about.methods,
+        samples=samples,
+        costs={signal.name: signal.cost(len(methods)) for signal in SIGNALS},
+        log=log,
     )
     return derive(product, options)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _SignalValues(DerivedProduct[Atlas, Ordinals, pa.Table]):
+class _SignalValues(SelectedValues[Atlas]):
     may_differ = ("version", "methods", "images", "seed", "signals")
     about: SignalsSpec
-    uses_gpu: bool = True
-    samples: SelectedSamples
-    log: Callable[[str], None]
-
-    @property
-    def shards(self) -> tuple[str, ...]:
-        return tuple(self.samples)
-
-    def is_complete(self, commit: DerivedCommit) -> bool:
-        return commit.items == _items(self.samples[commit.shard])
-
-    def inputs(self, shards: Sequence[str]) -> list[Ordinals]:
-        ordinals = [self.samples[shard] for shard in shards]
-        if count := sum(map(len, ordinals)):
-            cost = sum((signal.cost(len(self.about.methods)) for signal in SIGNALS), MetricCost())
-            processes = min(len(shards), os.cpu_count() or 1)
-            seconds = count * _image_seconds(self.source, self.about.methods, cost) / processes
-            self.log(
-                f"signals: {count} images, at most {cost * count}; about {format_time(seconds)} in {processes} "
-                "processes, by the times of the run"
-            )
-        return ordinals
 
     def finish(self, commits: Mapping[str, DerivedCommit], objects: ProductStore) -> pa.Table:
-        tables = map(from_parquet, objects.read([_values_object(shard) for shard in self.shards]))
-        return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-
-
-def _image_seconds(atlas: Atlas, methods: Sequence[str], cost: MetricCost) -> float:
-    """Return how long one image takes, by the times in the commits of the first shard of the run and its parts."""
-    shard = atlas.shard(atlas.shard_names[0])
-    forward, maps = 0.0, 0.0
-    for commit in {id(commit): commit for commit in map(shard.commit_of, methods)}.values():
-        images = max(1, commit.ok)
-        forward = max(forward, commit.seconds.get("forward", 0.0) / images)
-        maps += sum(commit.seconds.get(method, 0.0) for method in methods) / images
-    explanations = cost.explanations / len(methods)
-    return cost.forwards * forward + explanations * (forward + maps)
-
-
-def _items(ordinals: Ordinals) -> tuple[str]:
-    """Return the hash of the selected samples of a shard, for its commit."""
-    return (sha256(" ".join(map(str, ordinals)).encode()),)
-
-
-def _values_object(shard: str) -> str:
-    return f"values/{shard}.parquet"
+        return pa.concat_tables(self.read_values(objects)).unify_dictionaries().combine_chunks()
 
 
 def _evaluate_shard(device: Device, about: SignalsSpec, task: ShardTask[Atlas, Ordinals]) -> ShardResult:
-    atlas, ordinals = task.source, task.data
+    atlas = task.source
     worker = cached_worker(atlas.locate(task.shard), device)
-    shard = atlas.shard(task.shard)
+    return write_values(task, _iter_values(worker, atlas.shard(task.shard), task.data, about))
+
+
+def _iter_values(worker: Worker, shard: ShardMaps, ordinals: Ordinals, about: SignalsSpec) -> Iterator[pa.Table]:
     signals = [signal for signal in SIGNALS if signal.is_defined(worker.explainer.anatomy)]
     costs = [1 + signal.cost(len(about.methods)).in_forwards for signal in signals]
-    tables: list[pa.Table] = []
     report_share(0)
     for chunk, batch in iter_metric_batches(worker, shard, ordinals, about.methods, [about.target], about.seed):
         rows = shard.samples["row"].take(chunk)
@@ -152,11 +113,8 @@ def _evaluate_shard(device: Device, about: SignalsSpec, task: ShardTask[Atlas, O
                     "value": pa.array(values, from_pandas=True),  # NaN becomes null
                     "seen": [None] * len(rows) if seen is None else pa.array(seen, mask=seen == NOT_TRIED),
                 }
-                tables.append(_to_table(columns))
+                yield _to_table(columns)
             report_share(cost / sum(costs) * len(chunk) / len(ordinals))
-    values_table = pa.concat_tables(tables).unify_dictionaries().combine_chunks().sort_by("row")
-    written = task.objects.put(_values_object(task.shard), to_parquet(values_table))
-    return ShardResult((written,), {"images": len(ordinals)}, _items(ordinals))
 
 
 def _to_table(columns: Mapping[str, Any]) -> pa.Table:

@@ -1,7 +1,7 @@
 """Progress bars on standard error, if it is a terminal; and how long the work will take, which is said once."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock
 from typing import TypeVar
@@ -153,3 +153,10 @@ def format_time(seconds: float) -> str:
         if seconds >= length / 10:
             return f"{seconds / length:,.2f} {unit}"
     return f"{seconds:.2g} s"
+
+
+def describe_shares(costs: Mapping[str, float]) -> str:
+    """Return the names of parts with their shares in percent, the largest first."""
+    total = sum(costs.values())
+    ordered = sorted(costs.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {100 * cost / total:.0f} %" for name, cost in ordered)
