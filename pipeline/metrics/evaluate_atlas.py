@@ -22,7 +22,7 @@ from pipeline.store.parquet import to_parquet
 from pipeline.utils.io import refuse_commands
 from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
-from schemas.metrics import OWN_WEIGHTS, MetricsSpec, MetricSuite
+from schemas.metrics import METRIC_VALUES, OWN_WEIGHTS, MetricsSpec, MetricSuite
 
 SUMMARY = "summary.parquet"
 DEFAULT_IMAGES: dict[MetricSuite, int] = {"faithfulness": 1000, "sanity": 100}
@@ -159,4 +159,4 @@ def _evaluate_shard(
     atlas = task.source
     worker = cached_worker(atlas.locate(task.shard), device)
     tables = evaluate_shard(worker, atlas.shard(task.shard), task.data, metrics, about.methods, about.seed)
-    return write_values(task, tables)
+    return write_values(task, tables, METRIC_VALUES)

@@ -1,5 +1,6 @@
 """Tables of values of selected samples of an atlas, computed shard by shard."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,7 +13,7 @@ from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask
 from pipeline.store import MapReader
 from pipeline.store.derived import ProductStore
 from pipeline.store.parquet import from_parquet, to_parquet
-from pipeline.utils.progress import describe_shares
+from pipeline.utils.progress import describe_shares, format_time
 from schemas.base import sha256
 from schemas.commits import DerivedCommit
 
@@ -29,12 +30,14 @@ class SelectedValues(DerivedProduct[Source, Ordinals, pa.Table]):
         samples: selected samples; the table of a shard is computed again when its samples change.
         costs: largest cost of one image by what is computed of it.
         log: called with the cost before anything is computed.
+        forward_seconds: time of a forward of one image; None if it is not known.
     """
 
     uses_gpu: bool = True
     samples: SelectedSamples
     costs: Mapping[str, MetricCost]
     log: Callable[[str], None]
+    forward_seconds: float | None = None
 
     @property
     def shards(self) -> tuple[str, ...]:
@@ -48,22 +51,33 @@ class SelectedValues(DerivedProduct[Source, Ordinals, pa.Table]):
         if count := sum(map(len, ordinals)):
             total = sum(self.costs.values(), MetricCost()) * count
             shares = describe_shares({name: cost.in_forwards for name, cost in self.costs.items()})
-            self.log(f"{self.title}: {count} images, at most {total}; of the time {shares}")
+            time = self._describe_time(total, len(shards))
+            self.log(f"{self.title}: {count} images, at most {total}{time}; of the time {shares}")
         return ordinals
+
+    def _describe_time(self, cost: MetricCost, shards: int) -> str:
+        if self.forward_seconds is None:
+            return ""
+        processes = min(shards, os.cpu_count() or 1)
+        time = format_time(cost.in_forwards * self.forward_seconds / processes)
+        return f", which take {time} in {processes} process{'es' if processes > 1 else ''} as fast as the run was"
 
     def read_values(self, objects: ProductStore) -> Iterator[pa.Table]:
         """Read the tables of all shards, in order."""
         return map(from_parquet, objects.read([_values_object(shard) for shard in self.shards]))
 
 
-def write_values(task: ShardTask[Source, Ordinals], tables: Iterable[pa.Table]) -> ShardResult:
+def write_values(task: ShardTask[Source, Ordinals], tables: Iterable[pa.Table], schema: pa.Schema) -> ShardResult:
     """Write the values of one shard, in the order of the column ``row``.
 
     Args:
         task: the shard.
-        tables: its values; at least one table.
+        tables: its values; there may be none.
+        schema: of the tables.
     """
-    values = pa.concat_tables(tables).unify_dictionaries().combine_chunks().sort_by("row")
+    found = list(tables)
+    table = pa.concat_tables(found).unify_dictionaries() if found else schema.empty_table()
+    values = table.combine_chunks().sort_by("row")
     written = task.objects.put(_values_object(task.shard), to_parquet(values))
     return ShardResult((written,), {"images": len(task.data)}, _items(task.data))
 

@@ -156,7 +156,7 @@ def format_time(seconds: float) -> str:
 
 
 def describe_shares(costs: Mapping[str, float]) -> str:
-    """Return the names of parts with their shares in percent, the largest first."""
+    """Return the names of the parts that cost anything with their shares in percent, the largest first."""
     total = sum(costs.values())
     ordered = sorted(costs.items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} {100 * cost / total:.0f} %" for name, cost in ordered)
+    return ", ".join(f"{name} {100 * cost / total:.0f} %" for name, cost in ordered if cost)
