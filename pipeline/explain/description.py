@@ -2,15 +2,17 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from pipeline.explain.anatomy import NoGlobalAttention, describe_transformer
 from pipeline.explain.classifier_faults import NO_CLASSIFIER, classes_fault
 from pipeline.explain.feature_layers import NoFeatureGrid, find_features, is_linear, reads_mean
 from pipeline.explain.head import head_activation
+from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.module_classes import NETWORKS, base_class, find_wrapper_fault
 from pipeline.explain.network import FeatureLayer, Network, Requirement
-from pipeline.explain.shape_run import ShapeRun, run_shapes
+from pipeline.explain.shape_run import ShapeRun, is_norm, run_shapes
 from schemas.errors import UnsupportedModel
 
 Size = tuple[int, int]
@@ -34,7 +36,8 @@ def describe(model: nn.Module, size: Size | None = None) -> Network:
     try:
         return describe_transformer(model)
     except NoGlobalAttention as refusal:
-        return _describe_any(model, size, refusal.reason)
+        with preserve_model_state(model), torch.no_grad():
+            return _describe_any(model, size, refusal.reason)
 
 
 def _general_fault(model: Any) -> str | None:
@@ -56,7 +59,7 @@ def _general_fault(model: Any) -> str | None:
 
 
 def _describe_any(model: Any, size: Size | None, no_attention: str) -> Network:
-    """Describe a network that is no plain vision transformer.
+    """Describe a network that is no plain vision transformer. Call it inside ``preserve_model_state(model)``.
 
     Args:
         model: the network.
@@ -74,7 +77,10 @@ def _describe_any(model: Any, size: Size | None, no_attention: str) -> Network:
     size, run = _run(model, size, own_size)
     classes = run.logits[1]
     reason = classes_fault(model, classes)
-    if not reason and getattr(run.last_linear, "out_features", getattr(run.last_linear, "out_channels", 0)) != classes:
+    last: Any = model.get_submodule(run.last_layer) if run.last_layer else None
+    if not reason and is_norm(last):
+        reason = f"a {type(last).__name__} follows its last linear layer, so that its outputs may be no logits"
+    elif not reason and getattr(last, "out_features", getattr(last, "out_channels", 0)) != classes:
         reason = f"its last linear layer does not have its {classes} outputs, so that these may be no logits"
     if reason:
         raise UnsupportedModel(f"{family} cannot be explained: {reason}")
@@ -94,7 +100,7 @@ def _describe_any(model: Any, size: Size | None, no_attention: str) -> Network:
         grid=features[0].grid if features else _largest_grid(size),
         input_size=size,
         classes=classes,
-        classifier=type(run.last_linear).__name__,
+        classifier=type(last).__name__,
         class_activation=head_activation(model),
         missing=missing,
         features=features,

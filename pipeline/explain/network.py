@@ -48,6 +48,13 @@ class FeatureLayer:
     grid: tuple[int, int]
     prefix_tokens: int = 0
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its dimensions without the batch."""
+        if self.layout == "NLC":
+            return self.prefix_tokens + self.grid[0] * self.grid[1], self.channels
+        return (self.channels, *self.grid) if self.layout == "NCHW" else (*self.grid, self.channels)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Network:

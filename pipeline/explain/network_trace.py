@@ -120,7 +120,8 @@ class NetworkTrace:
             prefix: [M, P, D] of ``prefix_features``, where the read-out is not of a mean; by default 0.
         """
         with torch.no_grad(), self.autocast():
-            logits: Tensor = self.model.forward_head(to_map(features, self.anatomy.features[0], prefix))
+            own = to_map(features.clone(), self.anatomy.features[0], prefix)  # the read-out may overwrite it
+            logits: Tensor = self.model.forward_head(own)
         return logits.to(self.images.dtype)
 
     def constant_logits(self) -> Tensor:
@@ -262,7 +263,7 @@ def record_network(
         layers: names of the feature layers to record.
 
     Raises:
-        UnsupportedModel: the forward does not pass a layer, or passes it several times.
+        UnsupportedModel: the forward does not pass a layer, passes it several times, or with another shape.
     """
     graph = Capture.GRAPH in capture
     images = images.clone() if images.is_inference() else images.detach()
@@ -272,8 +273,14 @@ def record_network(
     def record(layer: FeatureLayer, features: Tensor) -> Tensor:
         if layer.name in trace._features:
             raise UnsupportedModel(f"{anatomy.family} cannot be explained: it runs {layer.path} several times")
+        if features.shape != (len(images), *layer.shape):
+            raise UnsupportedModel(
+                f"{anatomy.family} cannot be explained: {layer.path or 'its read-out'} has features of shape "
+                f"{list(features.shape)}; one image alone had [1, {', '.join(map(str, layer.shape))}]"
+            )
         if graph and not features.requires_grad:
             features = features.detach().requires_grad_()
+            stack.enter_context(OrderedBatchNormGradient())
         trace._features[layer.name] = features
         return features.clone()  # the network may overwrite it
 
@@ -291,7 +298,7 @@ def record_network(
                 stack.enter_context(model.get_submodule(layer.path).register_forward_hook(after(layer)))
             else:
                 stack.enter_context(observe_head(model, partial(record, layer)))
-        if graph:
+        if images.requires_grad:
             stack.enter_context(OrderedBatchNormGradient())
         with torch.set_grad_enabled(graph), trace.autocast():
             trace._scores = model(images)

@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pipeline.explain.model_state import preserve_model_state
+from pipeline.explain.structure import structure
 from schemas.errors import UnsupportedModel
+
+_RUNS: WeakKeyDictionary[nn.Module, tuple[Any, "ShapeRun"]] = WeakKeyDictionary()
 
 _ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, AssertionError)
 """What networks raise for images of a size that they do not take."""
@@ -23,47 +26,61 @@ class ShapeRun:
     Attributes:
         outputs: shape of the output of each module by its path, in the order in which they returned. Of a tuple it is
             that of its first tensor. A module that was called several times is left out.
-        last_linear: the linear or 1 × 1 convolutional layer that returned last.
+        last_layer: path of the linear, convolutional or norm layer that returned last; empty if there is none.
         logits: shape of the output of the network.
-        head_inputs: inputs of ``forward_head``, in the order of its calls.
+        head_inputs: shapes of the inputs of ``forward_head``, in the order of its calls; None for what is no tensor.
         ends_in_head: whether the output of the network is that of ``forward_head``.
     """
 
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    last_linear: nn.Module | None = None
+    last_layer: str = ""
     logits: tuple[int, ...] = ()
-    head_inputs: list[Any] = field(default_factory=list)
+    head_inputs: list[tuple[int, ...] | None] = field(default_factory=list)
     ends_in_head: bool = False
 
 
 def run_shapes(model: nn.Module, size: tuple[int, int]) -> ShapeRun:
     """Run a network on one image on the meta device, where tensors have shapes and no values.
 
+    The last run of a network is kept, and serves again as long as the structure of the network is what it was.
+    Call it inside ``preserve_model_state(model)``, without autograd.
+
     Args:
         model: the network.
         size: height and width of the image.
 
     Raises:
-        UnsupportedModel: it does not take such an image, or returns no logits; or it has hooks of other code.
+        UnsupportedModel: it does not take such an image, or returns no logits.
     """
+    key = size, structure(model)
+    if model not in _RUNS or _RUNS[model][0] != key:
+        _RUNS[model] = key, _run(model, size)
+    return _RUNS[model][1]
+
+
+def _run(model: nn.Module, size: tuple[int, int]) -> ShapeRun:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     dtype = next((tensor.dtype for _, tensor in tensors if tensor.is_floating_point()), torch.float32)
     on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     images = torch.empty(1, 3, *size, dtype=dtype, device="meta")
-    with preserve_model_state(model), torch.no_grad():
-        try:
-            # Without tie_weights: it would leave tensors of a module that has two names on the meta device.
-            return _record(model, lambda: functional_call(model, on_meta, (images,), tie_weights=False))
-        except _ERRORS:
-            try:  # code that needs values, or has tensors that are no buffers
-                device = tensors[0][1].device
-                return _record(model, lambda: model(torch.zeros(1, 3, *size, dtype=dtype, device=device)))
-            except _ERRORS as error:
-                reason = (str(error) or type(error).__name__).splitlines()[0]
-                raise UnsupportedModel(
-                    f"{type(model).__name__} cannot be explained: it does not take images [1, 3, {size[0]}, {size[1]}] "
-                    f"({reason})"
-                ) from None
+    try:
+        # Without tie_weights: it would leave tensors of a module that has two names on the meta device.
+        return _record(model, lambda: functional_call(model, on_meta, (images,), tie_weights=False))
+    except _ERRORS:
+        try:  # code that needs values, or has tensors that are no buffers
+            device = tensors[0][1].device
+            return _record(model, lambda: model(torch.zeros(1, 3, *size, dtype=dtype, device=device)))
+        except _ERRORS as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UnsupportedModel(
+                f"{type(model).__name__} cannot be explained: it does not take images [1, 3, {size[0]}, {size[1]}] "
+                f"({reason})"
+            ) from None
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Return whether a module is a norm with weights or statistics."""
+    return "Norm" in type(module).__name__ and any((*module._parameters, *module._buffers))
 
 
 @contextmanager
@@ -100,13 +117,13 @@ def _record(model: Any, forward: Callable[[], Any]) -> ShapeRun:
     last: list[Any] = [None]
 
     def on_call(features: Any) -> Any:
-        run.head_inputs.append(features)
+        run.head_inputs.append(tuple(features.shape) if isinstance(features, Tensor) else None)
         return features
 
     def after(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                run.last_linear = module
+            if isinstance(module, nn.Linear | nn.Conv2d) or is_norm(module):
+                run.last_layer = path
             tensor = output[0] if isinstance(output, tuple | list) and output else output
             if isinstance(tensor, Tensor) and path not in called:
                 run.outputs[path] = tuple(tensor.shape)
