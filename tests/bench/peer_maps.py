@@ -23,7 +23,13 @@ from schemas.head import HeadRecord
 Maps = Callable[[], Tensor]
 
 WIDTHS = {"ViT-Ti/16": 192, "ViT-S/16": 384, "ViT-B/16": 768}
-_TIMM = {"ViT-Ti/16": "vit_tiny", "ViT-S/16": "vit_small", "ViT-B/16": "vit_base"}
+_TIMM = {
+    "ViT-Ti/16": "vit_tiny_patch16_224",
+    "ViT-S/16": "vit_small_patch16_224",
+    "ViT-B/16": "vit_base_patch16_224",
+    "Swin-T": "swin_tiny_patch4_window7_224",
+    "ResNet-50": "resnet50",
+}
 _STEPS = 8
 
 
@@ -32,7 +38,7 @@ class Case:
     """Network, images and classes that depend on nothing else than these fields.
 
     Attributes:
-        size: one of ``WIDTHS``; 12 blocks, heads of 64 channels, 1000 classes, random weights.
+        size: one of ``WIDTHS``, of 12 blocks and heads of 64 channels, or another; random weights, 1000 classes.
         batch: number of images.
         dtype: of weights and images.
     """
@@ -54,7 +60,7 @@ class Case:
     def timm(self) -> Any:
         """Make timm's network."""
         torch.manual_seed(0)
-        return timm.create_model(f"{_TIMM[self.size]}_patch16_224").eval().to(self.dtype)
+        return timm.create_model(_TIMM[self.size]).eval().to(self.dtype)
 
     def torchvision(self) -> Any:
         """Make torchvision's network."""
@@ -128,6 +134,7 @@ class Comparison:
         alike: makes the maps here what the peer's are, where it enlarges and scales them.
         tolerance: of the largest difference in float64, as a fraction of the largest value.
         single_class: the network has one class, the prompt.
+        sizes: the networks that it takes; by default all of its suite.
     """
 
     peer: str
@@ -138,15 +145,33 @@ class Comparison:
     alike: Callable[[Tensor], Tensor] = lambda maps: maps
     tolerance: float = 1e-9
     single_class: bool = False
+    sizes: tuple[str, ...] = ()
 
     def targets(self, case: Case) -> Tensor:
         """int64 [B, 1]."""
         return torch.zeros(case.batch, 1, dtype=torch.int64) if self.single_class else case.classes[:, None]
 
 
-def _patch_sums(pixels: Tensor) -> Tensor:
-    """[B, 3, H, W] or [B, H, W] of relevance → its sum over each patch."""
-    return F.avg_pool2d(pixels.sum(1) if pixels.ndim == 4 else pixels, 16) * 256
+@dataclass(frozen=True)
+class Suite:
+    """Networks, and what is compared on them.
+
+    Attributes:
+        sizes: of the networks, see ``Case``.
+        comparisons: methods of peers.
+        together: specs of the methods that are also measured in one call.
+        compared_on: the network on which maps are compared; by default each one itself.
+    """
+
+    sizes: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    together: tuple[str, ...]
+    compared_on: str | None = None
+
+
+def _patch_sums(pixels: Tensor, side: int = 16) -> Tensor:
+    """[B, 3, H, W] or [B, H, W] of relevance → its sum over each cell of side × side pixels."""
+    return F.avg_pool2d(pixels.sum(1) if pixels.ndim == 4 else pixels, side) * side**2
 
 
 def _token_grid(tokens: Tensor) -> Tensor:
@@ -155,11 +180,14 @@ def _token_grid(tokens: Tensor) -> Tensor:
     return patches.unflatten(1, (math.isqrt(patches.shape[1]), -1)).movedim(-1, 1)
 
 
-def _input_x_gradient(case: Case) -> Maps:
+def input_x_gradient(case: Case, side: int = 16) -> Maps:
+    """Compute gradient × input by captum, summed over cells of side × side pixels."""
     from captum.attr import InputXGradient
 
     method = InputXGradient(case.timm())
-    return lambda: _patch_sums(method.attribute(case.images.clone().requires_grad_(), target=case.classes).detach())
+    return lambda: _patch_sums(
+        method.attribute(case.images.clone().requires_grad_(), target=case.classes).detach(), side
+    )
 
 
 def _integrated_gradients(case: Case) -> Maps:
@@ -180,7 +208,8 @@ def _grad_cam(case: Case) -> Maps:
     return lambda: torch.from_numpy(cam(input_tensor=case.images, targets=targets))
 
 
-def _like_grad_cam(maps: Tensor) -> Tensor:
+def like_grad_cam(maps: Tensor) -> Tensor:
+    """Enlarge maps of 224 × 224 pixels and scale them, by the code of grad-cam itself."""
     from pytorch_grad_cam.utils.image import scale_cam_image
 
     return torch.from_numpy(scale_cam_image(scale_cam_image(maps.numpy(), (224, 224))))
@@ -291,7 +320,7 @@ def _lxt(case: Case) -> Maps:
     return maps
 
 
-COMPARISONS = (
+_COMPARISONS = (
     Comparison("torchcam", "`LeGrad`, all layers", "legrad", _torchcam_legrad(12), Case.as_timm),
     Comparison("torchcam", "`LeGrad`, last four", "legrad:layers=last4", _torchcam_legrad(4), Case.as_timm),
     Comparison(
@@ -313,10 +342,10 @@ COMPARISONS = (
         single_class=True,
     ),
     Comparison("torchcam", "`GradCAM`, last `norm1`", "gradcam", _torchcam_grad_cam),
-    Comparison("grad-cam", "`GradCAM`, last `norm1`", "gradcam", _grad_cam, alike=_like_grad_cam, tolerance=1e-6),
+    Comparison("grad-cam", "`GradCAM`, last `norm1`", "gradcam", _grad_cam, alike=like_grad_cam, tolerance=1e-6),
     Comparison("openvino_xai", "`TorchViTReciproCAM`, logits", "reciprocam:score=logit", _reciprocam),
     Comparison("fast-vit-rollout", "`ViTAttentionRollout`, nothing discarded", "rollout", _rollout),
-    Comparison("captum", "`InputXGradient`", "grad_input", _input_x_gradient),
+    Comparison("captum", "`InputXGradient`", "grad_input", input_x_gradient),
     Comparison(
         "captum",
         f"`IntegratedGradients`, {_STEPS} steps, with its convergence delta",
@@ -342,4 +371,14 @@ COMPARISONS = (
         Case.as_timm,
         tolerance=1e-5,  # it divides by activations + 1e-10
     ),
+)
+
+VISION_TRANSFORMERS = Suite(
+    ("ViT-S/16", "ViT-B/16"),
+    _COMPARISONS,
+    (
+        *("attention", "rollout", "generic_attention", "gradcam", "attn_gradcam", "agcam"),
+        *("legrad", "reciprocam", "pm_zs", "grad_input"),
+    ),
+    compared_on="ViT-Ti/16",
 )

@@ -1,19 +1,34 @@
 """The tables of `peers.py`: what maps cost beside peers, and their memory."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from bench.peer_maps import COMPARISONS
+from bench.peer_maps import Comparison, Suite
 
 Row = dict[str, Any]
-_SIZES, _BATCHES = ("ViT-S/16", "ViT-B/16"), (1, 8)
-_COLUMNS = [(size, batch) for size in _SIZES for batch in _BATCHES]
+_BATCHES = (1, 8)
+_MEMORY = "Peak memory that a call adds to the process, in MiB, peer → here; a plain forward last:"
 
 
-def tables(results: dict[str, Row]) -> str:
-    """Write Markdown: how it was measured, costs, memory."""
-    return "\n" + "\n".join([*_header(results), *_costs(results), *_memory(results)]) + "\n"
+def tables(suites: Iterable[Suite], results: dict[str, Row]) -> str:
+    """Write Markdown: how it was measured; costs and memory, a table for each suite."""
+    costs = [line for suite in suites for line in _costs(suite, results)]
+    memory = [line for suite in suites for line in _memory(suite, results)]
+    return "\n" + "\n".join([*_header(results), *costs, _MEMORY, "", *memory]) + "\n"
+
+
+def _columns(suite: Suite) -> list[tuple[str, int]]:
+    return [(size, batch) for size in suite.sizes for batch in _BATCHES]
+
+
+def _rows(suite: Suite, comparison: Comparison, results: dict[str, Row]) -> list[Row | None]:
+    name = f"{comparison.peer} {comparison.call}"
+    return [results.get(f"{name} {size} {batch}") for size, batch in _columns(suite)]
+
+
+def _together(suite: Suite, results: dict[str, Row]) -> list[Row | None]:
+    return [results.get(f"together {size} {batch}") for size, batch in _columns(suite)]
 
 
 def _header(results: dict[str, Row]) -> Iterator[str]:
@@ -34,12 +49,12 @@ def _place(environment: Row) -> str:
     return f"{environment['cores']} cores of {environment['cpu']}, {versions}"
 
 
-def _costs(results: dict[str, Row]) -> Iterator[str]:
-    heads = [f"{size}, {batch}" for size, batch in _COLUMNS]
+def _costs(suite: Suite, results: dict[str, Row]) -> Iterator[str]:
+    heads = [f"{size}, {batch}" for size, batch in _columns(suite)]
     yield "| peer | its call | method here | " + " | ".join(heads) + " | difference | |"
     yield "|---" * (len(heads) + 5) + "|"
-    for comparison in COMPARISONS:
-        rows = [results.get(f"{comparison.peer} {comparison.call} {size} {batch}") for size, batch in _COLUMNS]
+    for comparison in suite.comparisons:
+        rows = _rows(suite, comparison, results)
         measured = [row for row in rows if row]
         if not measured:
             continue
@@ -55,9 +70,9 @@ def _costs(results: dict[str, Row]) -> Iterator[str]:
             f"| {comparison.peer} {measured[0]['release']} | {comparison.call} | `{comparison.method}` | "
             f"{' | '.join(cells)} | {worst:.0e} | {note} |"
         )
-    rows = [results.get(f"ten together {size} {batch}") for size, batch in _COLUMNS]
+    rows = _together(suite, results)
     if any(rows):
-        yield f"| | | ten methods in one call | {' | '.join(_cell(row) for row in rows)} | | |"
+        yield f"| | | {len(suite.together)} methods in one call | {' | '.join(_cell(row) for row in rows)} | | |"
     yield ""
 
 
@@ -74,18 +89,18 @@ def _with_spread(row: Row, name: str) -> str:
     return f"{row[name]:.2f}{spread}"
 
 
-def _memory(results: dict[str, Row]) -> Iterator[str]:
-    yield "Peak memory that a call adds to the process, in MiB, peer → here; a plain forward last:"
-    yield ""
-    yield "| peer | its call | " + " | ".join(f"{size}, {batch}" for size, batch in _COLUMNS) + " |"
-    yield "|---" * (len(_COLUMNS) + 2) + "|"
-    for comparison in COMPARISONS:
-        rows = [results.get(f"{comparison.peer} {comparison.call} {size} {batch}") for size, batch in _COLUMNS]
+def _memory(suite: Suite, results: dict[str, Row]) -> Iterator[str]:
+    columns = _columns(suite)
+    yield "| peer | its call | " + " | ".join(f"{size}, {batch}" for size, batch in columns) + " |"
+    yield "|---" * (len(columns) + 2) + "|"
+    for comparison in suite.comparisons:
+        rows = _rows(suite, comparison, results)
         if any(rows):
             cells = (f"{_mib(row['peer_bytes'])} → {_mib(row['here_bytes'])}" if row else "–" for row in rows)
             yield f"| {comparison.peer} | {comparison.call} | {' | '.join(cells)} |"
-    together = [results.get(f"ten together {size} {batch}") for size, batch in _COLUMNS]
-    for call, field in (("ten methods in one call", "here_bytes"), ("plain forward", "forward_bytes")):
+    together = _together(suite, results)
+    calls = ((f"{len(suite.together)} methods in one call", "here_bytes"), ("plain forward", "forward_bytes"))
+    for call, field in calls:
         if any(together):
             yield f"| | {call} | {' | '.join(_mib(row[field]) if row else '–' for row in together)} |"
     yield ""

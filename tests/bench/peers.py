@@ -24,13 +24,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import torch
-from bench.peer_maps import COMPARISONS, WIDTHS, Case, Comparison
+from bench.peer_features import FEATURE_NETWORKS
+from bench.peer_maps import VISION_TRANSFORMERS, Case, Comparison, Suite
 from torch import Tensor
 
 from pipeline.explain import explain
@@ -38,8 +40,11 @@ from pipeline.explain import explain
 Row = dict[str, Any]
 Rows = dict[str, Row]
 
-TEN = "attention,rollout,generic_attention,gradcam,attn_gradcam,agcam,legrad,reciprocam,pm_zs,grad_input"
-_COMPARED = Case("ViT-Ti/16", 2, torch.float64)
+Together = tuple[str, ...]
+"""Methods here in one call."""
+
+SUITES = (VISION_TRANSFORMERS, FEATURE_NETWORKS)
+SIZES = [size for suite in SUITES for size in suite.sizes]
 _BLOCK = re.compile(r"(<!-- measured by tests/bench/peers.py -->\n).*?(<!-- end of measured -->)", re.DOTALL)
 
 
@@ -47,12 +52,12 @@ class Worker:
     """One side of a comparison, in a process of its own.
 
     Args:
-        comparison: what runs; None is the ten methods together, on timm's network.
+        comparison: what runs; or the methods here in one call, on timm's network.
         case: on what.
         here: whether it is the side of this project.
     """
 
-    def __init__(self, comparison: Comparison | None, case: Case, here: bool) -> None:
+    def __init__(self, comparison: Comparison | Together, case: Case, here: bool) -> None:
         context = multiprocessing.get_context("fork")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, comparison, case, here), daemon=True)
@@ -70,17 +75,18 @@ class Worker:
         self._process.join()
 
 
-def _serve(connection: Connection, comparison: Comparison | None, case: Case, here: bool) -> None:
+def _serve(connection: Connection, comparison: Comparison | Together, case: Case, here: bool) -> None:
     warnings.simplefilter("ignore")  # of the peers
     torch.set_num_threads(1)
     network: Any = None
     if not here:
-        assert comparison is not None
+        assert isinstance(comparison, Comparison)
         maps = comparison.peer_maps(case)
     else:
-        network = comparison.network(case) if comparison else case.timm()
-        targets = comparison.targets(case) if comparison else case.classes[:, None]
-        methods = comparison.method.split(",") if comparison else TEN.split(",")
+        together = isinstance(comparison, tuple)
+        network = case.timm() if together else comparison.network(case)
+        targets = case.classes[:, None] if together else comparison.targets(case)
+        methods = comparison if together else [comparison.method]
 
         def maps() -> Tensor:
             return next(iter(explain(network, case.images, targets, methods).values()))[:, 0]
@@ -125,26 +131,27 @@ def _status(field: str) -> int:
 
 
 @contextmanager
-def workers(comparison: Comparison | None, case: Case) -> Iterator[tuple[Worker, Worker | None]]:
+def workers(comparison: Comparison | Together, case: Case) -> Iterator[tuple[Worker, Worker | None]]:
     """Start the side here and that of the peer."""
-    both = [Worker(comparison, case, True)] + ([Worker(comparison, case, False)] if comparison else [])
+    sides = (True, False) if isinstance(comparison, Comparison) else (True,)
+    both = [Worker(comparison, case, here) for here in sides]
     try:
-        yield both[0], both[1] if comparison else None
+        yield both[0], both[1] if len(both) > 1 else None
     finally:
         for worker in both:
             worker.stop()
 
 
-def difference(comparison: Comparison) -> float:
-    """Largest difference of any cell, as a fraction of the largest value."""
-    with workers(comparison, _COMPARED) as (here, peer):
+def difference(comparison: Comparison, size: str) -> float:
+    """Largest difference of any cell in float64, as a fraction of the largest value."""
+    with workers(comparison, Case(size, 2, torch.float64)) as (here, peer):
         assert peer is not None
         expected = torch.from_numpy(peer.ask("maps")).double()
         found = comparison.alike(torch.from_numpy(here.ask("maps"))).double()
         return float((found - expected).abs().max() / expected.abs().max())
 
 
-def measure(comparison: Comparison | None, case: Case, seconds: float) -> Row:
+def measure(comparison: Comparison | Together, case: Case, seconds: float) -> Row:
     """Time both sides in turn until ``seconds`` of the CPU are spent."""
     with workers(comparison, case) as (here, peer):
         sides = {"here": here} | ({"peer": peer} if peer else {})
@@ -160,7 +167,7 @@ def measure(comparison: Comparison | None, case: Case, seconds: float) -> Row:
     row |= {"rounds": len(rounds), "forward_seconds": median(round_["forward"] for round_ in rounds)}
     for name in sides:
         row[name], row[f"{name}_spread"] = _summary([round_[name] for round_ in rounds])
-    if comparison:
+    if peer:
         row["gap"], row["gap_spread"] = _summary([round_["here"] - round_["peer"] for round_ in rounds])
     return row
 
@@ -173,7 +180,7 @@ def _summary(values: list[float]) -> tuple[float, float]:
 
 def missing() -> list[str]:
     """List the peers that are not installed."""
-    names = dict.fromkeys(comparison.peer for comparison in COMPARISONS)
+    names = dict.fromkeys(comparison.peer for suite in SUITES for comparison in suite.comparisons)
     return [name for name in names if _release(name) is None]
 
 
@@ -200,10 +207,10 @@ def environment() -> Row:
 def main() -> None:
     """Measure what is asked for, row by row, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", choices=list(WIDTHS), default=["ViT-S/16", "ViT-B/16"])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=SIZES)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--seconds", type=float, default=20, help="of the CPU, for each row (default: 20)")
-    parser.add_argument("--only", nargs="+", default=[], help="these peers, or methods here; 'ten' for ten together")
+    parser.add_argument("--only", nargs="+", default=[], help="these peers, or methods here; 'together' for one call")
     parser.add_argument("--results", type=Path, help="JSON file of all rows; those that it has are kept")
     parser.add_argument("--again", action="store_true", help="measure rows that the results have as well")
     parser.add_argument("--page", type=Path, help="page whose tables are written anew from the results")
@@ -211,15 +218,15 @@ def main() -> None:
     if absent := missing():
         print(f"not installed: {', '.join(absent)}; tests/bench/peers.txt says how to install them")
     results: Rows = json.loads(given.results.read_text()) if given.results and given.results.exists() else {}
-    differences: dict[tuple[str, str], float] = {}
-    for key, comparison, case in _wanted(given, absent):
+    differences: dict[tuple[str, str, str], float] = {}
+    for key, suite, comparison, case in _wanted(given, absent):
         if key in results and not given.again:
             continue
         row: Row = {"environment": environment()}
-        if comparison:
-            name = (comparison.peer, comparison.call)
+        if isinstance(comparison, Comparison):
+            name = (comparison.peer, comparison.call, suite.compared_on or case.size)
             if name not in differences:
-                differences[name] = difference(comparison)
+                differences[name] = difference(comparison, name[2])
             row |= {"release": version(comparison.peer), "difference": differences[name]}
             if not row["difference"] <= comparison.tolerance:
                 raise SystemExit(
@@ -234,19 +241,20 @@ def main() -> None:
     if given.page:
         from bench.peer_tables import tables
 
-        given.page.write_text(_BLOCK.sub(lambda m: m[1] + tables(results) + m[2], given.page.read_text()))
+        given.page.write_text(_BLOCK.sub(lambda m: m[1] + tables(SUITES, results) + m[2], given.page.read_text()))
 
 
-def _wanted(given: Any, absent: list[str]) -> Iterator[tuple[str, Comparison | None, Case]]:
-    for size in given.sizes:
-        for batch in given.batches:
-            case = Case(size, batch, torch.float32)
-            for comparison in COMPARISONS:
-                named = not given.only or {comparison.peer, comparison.method.partition(":")[0]} & set(given.only)
-                if named and comparison.peer not in absent:
-                    yield f"{comparison.peer} {comparison.call} {size} {batch}", comparison, case
-            if not given.only or "ten" in given.only:
-                yield f"ten together {size} {batch}", None, case
+def _wanted(given: Any, absent: list[str]) -> Iterator[tuple[str, Suite, Comparison | Together, Case]]:
+    for suite, size, batch in product(SUITES, given.sizes, given.batches):
+        if size not in suite.sizes:
+            continue
+        case = Case(size, batch, torch.float32)
+        for comparison in suite.comparisons:
+            named = not given.only or {comparison.peer, comparison.method.partition(":")[0]} & set(given.only)
+            if named and comparison.peer not in absent and size in (comparison.sizes or suite.sizes):
+                yield f"{comparison.peer} {comparison.call} {size} {batch}", suite, comparison, case
+        if not given.only or "together" in given.only:
+            yield f"together {size} {batch}", suite, suite.together, case
 
 
 def _cost(row: Row) -> str:
