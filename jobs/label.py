@@ -113,7 +113,7 @@ def label_command(
       vitatlas label train.atlas --from results.json --images masks/coco/instances.json --min-score 0.5 --out detr
     """
     from pipeline.label import CalibrationSource, import_masks, label, read_policy
-    from pipeline.label.label_warnings import policy_warnings
+    from pipeline.label.label_warnings import review_policy
     from pipeline.run.execution import ComputeOptions
     from pipeline.store import Atlas
     from pipeline.store.label_accuracy import measure_label_accuracy
@@ -154,11 +154,13 @@ def label_command(
     calibration = None
     if tune:
         calibration = CalibrationSource(read_truth(tune, truth_orientation, mask_values, key_separator), tune_opened)
-    warnings = list(policy_warnings(opened, policy))
-    for warning in warnings:
+    review = review_policy(opened, policy)
+    for warning in review.warnings:
         output.print_warning(warning)
+    if review.choice:
+        output.print_note(review.choice)
     summary = label(opened, policy, chosen, out, calibration, class_names, options, output.print_note)
-    _show(summary, out, chosen, json_, warnings)
+    _show(summary, out, chosen, json_, list(review.warnings))
 
 
 def _folder_name(source: str | None) -> str:

@@ -8,12 +8,16 @@ from pydantic import Field
 from schemas.arrow import CATEGORY, column, optional, schema
 from schemas.base import Count, Finite, Record
 from schemas.layout import RANK
+from schemas.policy import Pamr, Policy, Postprocess, Threshold
 from schemas.targets import folder_name
 
 VERSION = 1
 """Version of the signals and of the rules of verdicts. Values of another version are computed again."""
 
 RECORD, POLICY_FILE, PICTURE = "rank.json", "policy.yaml", "rank.png"
+
+POLICY_NAME, POSTPROCESS = "ranked", Postprocess(min_area=0.01, fill_holes=True)
+"""Name and postprocessing of the policies that are written."""
 
 Verdict = Literal["fails", "uncertain", "stands"]
 """``fails``: no better than a control in every valid signal, degenerate, or equal for all classes where it should not
@@ -139,6 +143,21 @@ class PolicyScore(Record):
     images: Count
     of: Literal["masks", "boxes"]
 
+    def policy(self, target: str) -> Policy:
+        """Return the policy.
+
+        Args:
+            target: target kind of its maps.
+        """
+        return Policy(
+            name=POLICY_NAME,
+            methods=self.methods,
+            target=target,
+            refine=Pamr() if self.refined else None,
+            threshold=Threshold(kind="fixed", value=self.threshold),
+            postprocess=POSTPROCESS,
+        )
+
 
 class SignalsSpec(Record):
     """``about.json`` of the values of signals: what they are computed from. Written first.
@@ -188,6 +207,18 @@ class RankRecord(Record):
     truth: tuple[str, str] | None = None
     policy: Annotated[tuple[str, ...], Field(default=())] = ()
     policy_score: PolicyScore | None = None
+
+    def with_prefix(self, prefix: str) -> "RankRecord":
+        """Return the ranking with a prefix before all names of methods that labels may have."""
+        score = self.policy_score
+        methods = tuple(row.model_copy(update={"method": prefix + row.method}) for row in self.methods)
+        named = score and score.model_copy(update={"methods": tuple(prefix + name for name in score.methods)})
+        return self.model_copy(update={"methods": methods, "policy_score": named})
+
+    def best_control(self) -> RankedMethod | None:
+        """Return the control that localizes best; None without truth or controls."""
+        controls = [row for row in self.methods if row.kind == "control" and row.localization]
+        return max(controls, key=lambda row: row.localization.value if row.localization else 0.0, default=None)
 
     def verdicts(self) -> dict[str, Verdict]:
         """Return the verdict of each method that is no control."""

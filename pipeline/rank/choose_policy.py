@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from schemas.policy import Pamr, Policy, Postprocess, Threshold
-from schemas.rank import RankedMethod
+from schemas.policy import Pamr, Policy, Threshold
+from schemas.rank import POLICY_NAME, POSTPROCESS, RankedMethod
 
-NAME = "ranked"
 MOST_METHODS = 3
 """Methods of a policy: more of them are worse ones."""
-POSTPROCESS = Postprocess(min_area=0.01, fill_holes=True)
 
 
 def choose_policy(rows: Sequence[RankedMethod], target: str, base_names: Mapping[str, str]) -> Policy | None:
@@ -30,7 +28,7 @@ def choose_policy(rows: Sequence[RankedMethod], target: str, base_names: Mapping
     if not methods:
         return None
     return Policy(
-        name=NAME,
+        name=POLICY_NAME,
         methods=methods,
         target=target,
         refine=Pamr(),

@@ -14,7 +14,6 @@ from pipeline.label.calibrate import truth_by_shard
 from pipeline.label.combine import combine_maps
 from pipeline.label.mask import postprocess_mask
 from pipeline.label.refine import Refiner, make_refiner
-from pipeline.rank.choose_policy import NAME, POSTPROCESS
 from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, MapReader
@@ -25,7 +24,7 @@ from pipeline.utils.shares import report_share
 from schemas.errors import UsageError
 from schemas.layout import Flag
 from schemas.policy import Pamr, Policy, Threshold
-from schemas.rank import PolicyScore
+from schemas.rank import POLICY_NAME, POSTPROCESS, PolicyScore
 
 THRESHOLDS: NDArray[np.float64] = np.arange(1, 40) / 40
 SEARCHED, REFINED = 6, 4
@@ -46,7 +45,7 @@ def list_candidates(methods: Sequence[str], target: str) -> list[Policy]:
     """
     return [
         Policy(
-            name=NAME,
+            name=POLICY_NAME,
             methods=names,
             target=target,
             refine=refine,

@@ -2,7 +2,7 @@
 
 from pipeline.store.map_reader import MapReader
 from pipeline.store.object_store import ObjectStore
-from schemas.rank import RECORD, RankedMethod, RankRecord, default_folder
+from schemas.rank import RECORD, RankRecord, default_folder
 
 
 def read_ranking(atlas: MapReader, target: str) -> RankRecord | None:
@@ -24,8 +24,8 @@ def read_ranking(atlas: MapReader, target: str) -> RankRecord | None:
     return ranking if (ranking.run, ranking.target) == (atlas.run.run_hash, target) else None
 
 
-def read_ranked_methods(atlas: MapReader, target: str) -> dict[str, RankedMethod]:
-    """Return the rows of all rankings in an atlas, or in those that are joined, by the names that methods have there.
+def read_rankings(atlas: MapReader, target: str) -> list[RankRecord]:
+    """Return all rankings in an atlas, or in those that are joined, with the names that methods have there.
 
     Args:
         atlas: one atlas, or several that are joined.
@@ -34,9 +34,8 @@ def read_ranked_methods(atlas: MapReader, target: str) -> dict[str, RankedMethod
     Raises:
         UsageError: see ``read_ranking``.
     """
-    rows: dict[str, RankedMethod] = {}
+    rankings = []
     for network, reader in (atlas.networks or {"": atlas}).items():
-        prefix = f"{network}:" if network else ""
-        for ranking in (read_ranking(each, target) for each in reader.atlases):
-            rows |= {prefix + row.method: row for row in (ranking.methods if ranking else ())}
-    return rows
+        found = (read_ranking(each, target) for each in reader.atlases)
+        rankings += [ranking.with_prefix(f"{network}:" if network else "") for ranking in found if ranking]
+    return rankings

@@ -11,12 +11,12 @@ import pytest
 from support import copy_atlas
 
 from pipeline.label.label_product import MaskTotals
-from pipeline.label.label_warnings import mask_warnings, policy_warnings
+from pipeline.label.label_warnings import mask_warnings, review_policy
 from pipeline.label.mask import Label, encode_rle
 from pipeline.label.mask_statistics import frame_share, sum_statistics
 from pipeline.store import Atlas
-from schemas.policy import Policy, Threshold
-from schemas.rank import RankedMethod, RankRecord
+from schemas.policy import Pamr, Policy, Threshold
+from schemas.rank import LocalizationScore, PolicyScore, RankedMethod, RankRecord
 
 FINE = MaskTotals(area=0.2, ignored=0.1, left_out=0.0, border=0.2, likeness=0.3)
 
@@ -73,7 +73,13 @@ def test_masks_that_are_fine_and_no_masks_at_all_give_no_warning() -> None:
     assert [*mask_warnings(FINE), *mask_warnings(nothing)] == []
 
 
-def write_ranking(url: Path, atlas: Atlas, verdicts: dict[str, str | None], **changes: Any) -> None:
+def write_ranking(
+    url: Path,
+    atlas: Atlas,
+    verdicts: dict[str, str | None],
+    localization: dict[str, tuple[float, float, float]] | None = None,
+    **changes: Any,
+) -> None:
     rows = [
         RankedMethod(
             method=method,
@@ -87,6 +93,7 @@ def write_ranking(url: Path, atlas: Atlas, verdicts: dict[str, str | None], **ch
             isolated=0,
             same_for_classes=None,
             signals={},
+            localization=_score(*localization[method]) if method in (localization or {}) else None,
         )
         for method, verdict in verdicts.items()
     ]
@@ -95,9 +102,13 @@ def write_ranking(url: Path, atlas: Atlas, verdicts: dict[str, str | None], **ch
     (url / "rank" / "label" / "rank.json").write_bytes(record.model_copy(update=changes).to_bytes())
 
 
+def _score(value: float, low: float, high: float) -> LocalizationScore:
+    return LocalizationScore(score="maxboxacc_v2", value=value, low=low, high=high)
+
+
 def warnings_of(url: Path, methods: Sequence[str]) -> list[str]:
     policy = Policy(name="p", methods=tuple(methods), threshold=Threshold(kind="otsu"))
-    return list(policy_warnings(Atlas.open(str(url)), policy))
+    return list(review_policy(Atlas.open(str(url)), policy).warnings)
 
 
 def test_methods_are_looked_up_in_the_ranking(atlas: Atlas, tmp_path: Path) -> None:
@@ -118,6 +129,62 @@ def test_methods_are_looked_up_in_the_ranking(atlas: Atlas, tmp_path: Path) -> N
     ]
     write_ranking(url, atlas, verdicts, run="sha256:0")
     assert "no ranking says whether attention" in warnings_of(url, ["attention"])[0], "it is of another run"
+
+
+VERDICTS: dict[str, str | None] = {
+    "attention": "uncertain",
+    "legrad": "uncertain",
+    "reciprocam_single": "fails",
+    "center": None,
+}
+
+
+def test_where_there_is_truth_it_decides_and_not_the_verdict(atlas: Atlas, tmp_path: Path) -> None:
+    url = copy_atlas(atlas.url, tmp_path / "atlas")
+    localization = {"attention": (80, 72, 88), "legrad": (65, 55, 75), "reciprocam_single": (70, 65, 75)}
+    write_ranking(url, atlas, VERDICTS, localization | {"center": (60, 55, 66)})
+    assert warnings_of(url, ["attention", "legrad", "reciprocam_single", "center"]) == [
+        "legrad: may localize no better than a control: maxboxacc_v2 65.0 % (55.0–75.0) by truth, center 60.0 %",
+        "reciprocam_single: localizes better than every control (maxboxacc_v2 70.0 % (65.0–75.0) by truth, center "
+        "60.0 %), but fails without truth: as is said",
+        "center: is a control, which knows less than any method should",
+    ]
+    write_ranking(url, atlas, VERDICTS, localization | {"center": (80, 75, 86)})
+    assert warnings_of(url, ["attention"]) == [
+        "attention: localizes no better than a control: maxboxacc_v2 80.0 % (72.0–88.0) by truth, center 80.0 %"
+    ]
+
+
+@pytest.mark.parametrize("refined", [False, True])
+def test_a_policy_that_truth_has_chosen_has_the_overlap_of_images_left_out(
+    atlas: Atlas, tmp_path: Path, refined: bool
+) -> None:
+    url = copy_atlas(atlas.url, tmp_path / "atlas")
+    score = PolicyScore(
+        methods=("attention", "legrad"),
+        refined=refined,
+        threshold=0.425,
+        overlap=0.8,
+        cross_validated=0.7264,
+        low=0.669,
+        high=0.776,
+        images=52,
+        of="boxes",
+    )
+    write_ranking(url, atlas, VERDICTS, {"attention": (80, 72, 88), "center": (60, 55, 66)}, policy_score=score)
+    policy = score.policy("label")
+    assert (policy.refine == Pamr()) is refined
+    review = review_policy(Atlas.open(str(url)), policy.model_copy(update={"name": "mine"}))
+    assert review.warnings == ()
+    assert review.choice == (
+        "attention, legrad: chosen by boxes of 52 images; mean IoU 72.6 % (66.9–77.6) on images that were left out of "
+        "the choice"
+    )
+    others = [{"threshold": Threshold(kind="otsu")}, {"methods": ("attention",)}, {"normalize": "clip"}]
+    for change in others:
+        review = review_policy(Atlas.open(str(url)), policy.model_copy(update=change))
+        assert review.choice is None, "nothing is known of the masks of another policy"
+    assert review.warnings == ("legrad: is uncertain in the ranking: as is said",), "no truth tells of it"
 
 
 def test_the_command_warns_before_and_after(vitatlas, atlas: Atlas, tmp_path: Path) -> None:
