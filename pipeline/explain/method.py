@@ -142,7 +142,7 @@ class Method(ABC):
         return Capture.LAST_BLOCK
 
     def first_block(self, anatomy: Any) -> int:
-        """Return the first block of which it needs what it asks to be recorded: tokens, attention, graph."""
+        """Return the index of the first block that it reads; tokens, attention and graph are recorded from there on."""
         return 0
 
     @classmethod

@@ -50,9 +50,9 @@ from schemas.targets import most_labels
 from schemas.token_norms import TokenNorms
 
 _NORM_IMAGES = 32
-"""Images of each shard of which the norms of tokens are measured, from its first batch."""
+"""Norms of patch tokens are measured on so many images of each shard, the first ones."""
 _DRIFT_IMAGES = 8
-"""Images of each shard that are also computed in full precision, if the run is in half precision."""
+"""A run in half precision computes so many images of each shard in full precision as well."""
 
 
 class ExplainedSample(NamedTuple):
