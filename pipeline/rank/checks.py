@@ -10,6 +10,10 @@ from pipeline.rank.signal import Signal
 from schemas.rank import SignalCheck
 from schemas.scores import is_control
 
+_UNTRIED = (
+    "could not be tried: of too few classes are the images of a shard that are read together; draw more images, by "
+    "--images, or mix the classes of the shards"
+)
 LEAST_AGREEMENT = 0.2
 """Least κ, at the lower end of its interval: less is slight agreement (Landis & Koch, Biometrics 33, 1977)."""
 
@@ -76,7 +80,7 @@ def _check(signal: Signal, matrix: SignalMatrix | None, bootstrap: Bootstrap) ->
 
 
 def _untried() -> SignalCheck:
-    return SignalCheck(valid=False, reason="could not be tried: the images that were read together are of one class")
+    return SignalCheck(valid=False, reason=_UNTRIED)
 
 
 def _decide(
@@ -84,7 +88,9 @@ def _decide(
 ) -> SignalCheck:
     agreements = kappa(expected, seen, bootstrap.weights)
     if not np.isfinite(agreements[0]):
-        return SignalCheck(valid=False, reason=f"cannot tell whether the network recognises {checked}: of one class")
+        return SignalCheck(
+            valid=False, reason=f"cannot tell whether the network recognises {checked}: all are of one class"
+        )
     finite = agreements[1:][np.isfinite(agreements[1:])]
     low = float(np.percentile(finite, 2.5)) if len(finite) else float(agreements[0])
     valid = low >= LEAST_AGREEMENT

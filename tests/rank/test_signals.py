@@ -19,10 +19,10 @@ from pipeline.rank.registry import SIGNALS
 from pipeline.rank.signal import NONE_SEEN, NOT_TRIED, Signal, SignalValue
 from pipeline.rank.signals.class_difference import ClassDifference
 from pipeline.rank.signals.consensus import Consensus
-from pipeline.rank.signals.contrast import Contrast
 from pipeline.rank.signals.crop import Crop
 from pipeline.rank.signals.exchange import Exchange
 from pipeline.rank.signals.grid_pointing import Pointing
+from pipeline.rank.signals.map_checks import Contrast, Spread
 from pipeline.rank.signals.removal import Removal
 
 
@@ -179,6 +179,15 @@ def test_contrast_finds_constant_maps() -> None:
     maps = batch.maps["own"].copy()
     maps[1] = 0
     assert compute(Contrast(), replace(batch, maps={"own": maps}))["own"].values.tolist() == [1, 0, 1]
+
+
+def test_spread_finds_maps_of_single_patches() -> None:
+    _, batch = linear_batch()
+    maps = np.zeros((3, 1, 8, 8))
+    maps[0, 0, 2, 5] = 1
+    maps[1, 0, 2:4, 5] = 1
+    found = compute(Spread(), replace(batch, maps={"own": maps}))["own"]
+    assert found.values.tolist() == [0, 1, 1], "a constant map shows no patches"
 
 
 def test_names_are_unique() -> None:

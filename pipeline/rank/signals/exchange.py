@@ -35,18 +35,20 @@ class Exchange(Signal):
         return MetricCost(2 * methods)
 
     def compute(self, batch: MetricBatch) -> Iterator[SignalValue]:
-        mixer, class_ids = batch.model.mixer, batch.class_ids[:, 0]
-        partners = _find_partners(class_ids)
-        tried = partners >= 0
+        mixer, partners = batch.model.mixer, _find_partners(batch.class_ids[:, 0])
+        if partners is None:
+            for method in batch.maps:
+                yield SignalValue(method, np.full(len(batch.keys), np.nan), np.full(len(batch.keys), NOT_TRIED))
+            return
         own = mixer.embed(batch.images)
-        other = own[torch.from_numpy(np.where(tried, partners, 0)).to(own.device)]
+        other = own[torch.from_numpy(partners).to(own.device)]
         count = [max(1, round(self.share * batch.model.anatomy.patches))]
         for method, maps in batch.maps.items():
             masks = torch.from_numpy(removal_masks(maps[:, 0], "most", count)[:, 0]).to(own.device)
             moved = mixer.expand_mask(masks)
             received, seen = self._predict(batch, torch.where(moved, own, other))
             left, _ = self._predict(batch, torch.where(moved, other, own))
-            yield SignalValue(method, np.where(tried, received - left, np.nan), np.where(tried, seen, NOT_TRIED))
+            yield SignalValue(method, received - left, seen)
 
     def _predict(self, batch: MetricBatch, mixed: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return the probability of the explained class and the class of the largest logit: [B] each."""
@@ -56,9 +58,12 @@ class Exchange(Signal):
         return probabilities.cpu().numpy(), logits.argmax(1).cpu().numpy()
 
 
-def _find_partners(class_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the next image of another class, around the batch: int64 [B]; −1 without any."""
+def _find_partners(class_ids: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Return the next image of another class, around the batch: int64 [B]; None if all images are of one class."""
+    if (class_ids == class_ids[0]).all():
+        return None
     count = len(class_ids)
     ahead = (np.arange(count)[:, None] + np.arange(1, count + 1)) % count
     differs = class_ids[ahead] != class_ids[:, None]
-    return np.where(differs.any(1), ahead[np.arange(count), differs.argmax(1)], -1)
+    partners: NDArray[np.int64] = ahead[np.arange(count), differs.argmax(1)]
+    return partners
