@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.explain import MapBatch, Method, Network
 from pipeline.explain.explainer import Explainer
+from pipeline.metrics.linear_as_convolution import LinearAsConvolution
 from pipeline.metrics.patch_mixing import PatchMixer, make_patch_mixer
 from pipeline.utils.random import rng_for
 
@@ -58,7 +59,8 @@ class ExplainedModel:
             methods = tuple(self.methods[name] for name in chosen)
             self._explainers[chosen] = Explainer(self.model, self.anatomy, methods, self.seed)
         wanted = torch.from_numpy(class_ids)
-        return self._explainers[chosen].maps(images, lambda rows, _: wanted[rows], keys)
+        with LinearAsConvolution():
+            return self._explainers[chosen].maps(images, lambda rows, _: wanted[rows], keys)
 
     def with_model(self, model: nn.Module) -> "ExplainedModel":
         """Return the same methods with another model of the same architecture."""

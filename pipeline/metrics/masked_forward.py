@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from pipeline.explain.readout import class_log_probabilities
+from pipeline.metrics.linear_as_convolution import LinearAsConvolution
 from pipeline.metrics.patch_mixing import PatchMixer
 from pipeline.utils.random import rng_for
 
@@ -156,7 +157,9 @@ class MaskedForwardCache:
         if baseline not in self._fills:
             self._fills[baseline] = self.mixer.embed(self.fill(baseline))
         replaced = self.mixer.expand_mask(torch.from_numpy(masks).to(self.device))
-        logits = self.mixer.forward(torch.where(replaced, self._fills[baseline][rows], self._images[rows])).double()
+        mixed = torch.where(replaced, self._fills[baseline][rows], self._images[rows])
+        with LinearAsConvolution():
+            logits = self.mixer.forward(mixed).double()
         class_ids = torch.from_numpy(self.class_ids[rows]).to(logits.device)
         log_probabilities = class_log_probabilities(self.mixer.model, logits).gather(1, class_ids).cpu().numpy()
         predictions = zip(log_probabilities, logits.argmax(1).tolist(), strict=True)
