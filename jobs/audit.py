@@ -25,6 +25,7 @@ from jobs.params import (
 )
 from pipeline.audit.exports import EXPORTERS
 from pipeline.utils.terminal import echo
+from schemas.audit_samples import FAITHFULNESS_IMAGES, RECOMPUTED_IMAGES, SANITY_IMAGES
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import MaskValues, TruthOrientation
 
@@ -42,10 +43,13 @@ _MAX_LISTED = 10
 @path_option("--truth", metavar="FILE|DIR", text="Boxes or masks, to measure the mass of each map on the object.")
 @truth_options
 @classes_option
-@count_option("--images", default=1000, minimum=0, text="Images sampled for the faithfulness metrics.")
-@count_option("--sanity", default=100, minimum=0, text="Images sampled for the sanity metrics.")
+@count_option("--images", default=FAITHFULNESS_IMAGES, minimum=0, text="Images sampled for the faithfulness metrics.")
+@count_option("--sanity", default=SANITY_IMAGES, minimum=0, text="Images sampled for the sanity metrics.")
 @count_option(
-    "--recompute", default=256, minimum=0, text="Images whose maps are recomputed for the reproducibility table."
+    "--recompute",
+    default=RECOMPUTED_IMAGES,
+    minimum=0,
+    text="Images whose maps are recomputed for the reproducibility table.",
 )
 @click.option(
     "--maps-only",

@@ -83,8 +83,8 @@ METRIC_DESCRIPTIONS: dict[str, str] = {
 }
 """Descriptions of all metrics, and of ``adcc_of_means``, which only summaries have."""
 
-MAP_FORWARDS = 0.5
-"""Time of a map of several methods together, in forwards: 16 methods take 7.6 (``docs/explanation/performance.md``)."""
+MAP_FORWARDS = 0.7
+"""Time of a map of several methods together, in masked forwards (``docs/explanation/performance.md``)."""
 
 METRIC_VALUES = schema(
     column("row", pa.int64(), "row of the sample in the atlas"),

@@ -16,7 +16,7 @@ from pipeline.audit.publication.environment import collect_environment
 from pipeline.audit.publication.lineage import build_lineage_table, find_lineage_faults, find_products
 from pipeline.audit.publication.manifest import write_manifest
 from pipeline.audit.report import write_report
-from pipeline.audit.reproducibility import build_reproducibility_table
+from pipeline.audit.reproducibility import COSTS, build_reproducibility_table
 from pipeline.audit.shortcuts import find_shortcuts, rank_classes
 from pipeline.run.execution import ComputeOptions
 from pipeline.store import Lease, MapReader, ObjectStore
@@ -25,6 +25,7 @@ from pipeline.truth import TruthSet
 from pipeline.utils.io import refuse_commands
 from pipeline.utils.progress import describe_shares
 from schemas.audit_records import DEFAULT_PUBLICATION, ManifestRecord, PublicationRecord
+from schemas.audit_samples import FAITHFULNESS_IMAGES, RECOMPUTED_IMAGES, SANITY_IMAGES
 from schemas.errors import UsageError
 from schemas.layout import ABOUT, AUDIT, LEASE
 from schemas.metrics import MAP_FORWARDS, MetricSuite
@@ -45,9 +46,9 @@ class AuditOptions:
         exports: names in ``EXPORTERS``.
     """
 
-    faithfulness_images: int = 1000
-    sanity_images: int = 100
-    recomputed_images: int = 256
+    faithfulness_images: int = FAITHFULNESS_IMAGES
+    sanity_images: int = SANITY_IMAGES
+    recomputed_images: int = RECOMPUTED_IMAGES
     include_images: bool = True
     exports: tuple[str, ...] = ()
 
@@ -106,6 +107,7 @@ def audit_atlas(
         SpecMismatchError: the network has changed.
     """
     from pipeline.metrics.evaluate_atlas import evaluate_metrics  # the network is needed only here
+    from pipeline.metrics.run_speed import describe_time
 
     if atlas.networks:
         raise UsageError(
@@ -132,7 +134,8 @@ def audit_atlas(
     if any(sizes.values()) or audit_options.recomputed_images or audit_options.include_images:
         refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     if costs := _network_costs(atlas, sizes, methods, audit_options.recomputed_images):
-        log(f"of the time of the network: {describe_shares(costs)}")
+        time = describe_time(atlas, atlas.shard_names, sum(costs.values()))
+        log(f"the network takes {time}: {describe_shares(costs)}")
     for suite, images in sizes.items():
         if images:
             evaluate_metrics(atlas, f"{out}/{suite}", suite, methods, images, options=options, log=log)
@@ -171,7 +174,7 @@ def audit_atlas(
 def _network_costs(
     atlas: MapReader, sizes: Mapping[MetricSuite, int], methods: Sequence[str], recomputed: int
 ) -> dict[str, float]:
-    """Return the expected time of the parts of an audit that need the network, in forwards of one image."""
+    """Return the expected time of the parts of an audit that need the network, in masked forwards."""
     from pipeline.metrics.evaluate_atlas import suite_forwards
 
     with_maps, audited = atlas.statuses()[SampleStatus.OK], len(methods or atlas.methods)
@@ -180,8 +183,9 @@ def _network_costs(
         for suite, images in sizes.items()
         if images
     }
-    if recomputed:  # twice, and all methods of the run
-        costs["recompute"] = 2 * min(recomputed, with_maps) * (1 + MAP_FORWARDS * len(atlas.methods))
+    if recomputed:  # all methods of the run
+        per_image = sum(COSTS.values()) * (1 + MAP_FORWARDS * len(atlas.methods))
+        costs["recompute"] = min(recomputed, with_maps) * per_image
     return costs
 
 

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from pipeline.audit.fixed_location_test import ALARM_THRESHOLD, OutlierCounts, find_outlier_cells
-from pipeline.audit.spray import SprayClusters, cluster_maps
+from pipeline.audit.spray import SprayClusters, cluster_maps, import_packages
 from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import MapReader, ShardMaps
+from pipeline.utils.shares import report_share
 from schemas.audit_tables import CLUSTER_MEMBERS, CLUSTERS, SHORTCUTS, SUSPICIOUS_CLASSES
 from schemas.samples import class_columns, class_ids
 from schemas.scores import is_control
@@ -70,6 +71,8 @@ def find_shortcuts(
 
 
 def _search_method(atlas: MapReader, target: str, methods: int, method: str) -> tuple[str, ShortcutTables]:
+    import_packages()
+    report_share(0)
     counts, degenerate = _count_outliers(atlas, method, target)
     excess = counts.excess_lower_bounds(methods)
     cells = excess.argmax(1)

@@ -1,6 +1,7 @@
 """Spectral relevance analysis (SpRAy): clusters of the attribution maps of one class."""
 
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,14 @@ def l1_normalize(maps: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.where(total > 0, maps / np.where(total > 0, total, 1), uniform)
 
 
+def import_packages() -> None:
+    """Import what ``cluster_maps`` needs: for more than a second, so not with this module."""
+    import_module("scipy.linalg")
+    import_module("scipy.sparse.csgraph")
+    import_module("sklearn.cluster")
+    import_module("sklearn.neighbors")
+
+
 def cluster_maps(maps: NDArray[np.floating]) -> SprayClusters:
     """Cluster maps by SpRAy (Lapuschkin et al., Nature Communications 2019).
 
@@ -58,7 +67,6 @@ def cluster_maps(maps: NDArray[np.floating]) -> SprayClusters:
     Args:
         maps: [n, h, w] ≥ 0, n ≥ 1.
     """
-    # They take more than a second, and most that needs this module clusters nothing.
     from scipy.linalg import eigh
     from scipy.sparse.csgraph import laplacian
     from sklearn.cluster import KMeans

@@ -6,9 +6,10 @@ from functools import partial
 from typing import get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.metrics.evaluate_shard import class_targets, evaluate_shard
-from pipeline.metrics.metric import Metric, MetricCost
+from pipeline.metrics.metric import Metric
 from pipeline.metrics.registry import SUITES
 from pipeline.metrics.sample_selection import select_samples
 from pipeline.metrics.selected_values import Ordinals, SelectedValues, write_values
@@ -20,13 +21,16 @@ from pipeline.store import MapReader, ObjectStore
 from pipeline.store.derived import ProductStore
 from pipeline.store.parquet import to_parquet
 from pipeline.utils.io import refuse_commands
+from schemas.audit_samples import FAITHFULNESS_IMAGES, SANITY_IMAGES
 from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
 from schemas.metrics import METRIC_VALUES, OWN_WEIGHTS, MetricsSpec, MetricSuite
+from schemas.samples import SampleStatus, class_columns, class_ids
 
 SUMMARY = "summary.parquet"
-DEFAULT_IMAGES: dict[MetricSuite, int] = {"faithfulness": 1000, "sanity": 100}
-"""Number of images; a sanity check computes the maps of a model many times over."""
+DEFAULT_IMAGES: dict[MetricSuite, int] = {"faithfulness": FAITHFULNESS_IMAGES, "sanity": SANITY_IMAGES}
+"""Number of images by suite."""
+_COUNTED_SHARDS = 9
 
 
 def evaluate_metrics(
@@ -103,7 +107,8 @@ def evaluate_metrics(
         methods=names,
         metrics=metrics,
         samples=samples,
-        costs=estimate_costs(atlas, metrics, len(names)),
+        costs={name: metric.cost(len(names)) for name, metric in metrics.items()},
+        classes=mean_classes(atlas),
         log=log,
     )
     return derive(values, options)
@@ -125,26 +130,35 @@ class _MetricValues(SelectedValues[MapReader]):
 
 
 def suite_forwards(atlas: MapReader, suite: MetricSuite, methods: int) -> float:
-    """Return the expected time of one image in a suite of metrics, in forwards.
+    """Return the expected time of one image in a suite of metrics, in masked forwards.
 
     Args:
         atlas: the atlas.
         suite: suite with default options.
         methods: number of methods.
     """
-    return sum(cost.in_forwards for cost in estimate_costs(atlas, SUITES[suite], methods).values())
+    return mean_classes(atlas) * sum(metric.cost(methods).in_forwards for metric in SUITES[suite].values())
 
 
-def estimate_costs(atlas: MapReader, metrics: Mapping[str, Metric], methods: int) -> dict[str, MetricCost]:
-    """Return the largest cost of one image by metric.
+def mean_classes(atlas: MapReader) -> float:
+    """Return how many classes of an image are explained, on average over a few shards.
 
-    Args:
-        atlas: the atlas.
-        metrics: metrics by name.
-        methods: number of methods.
+    Several target kinds of one image are often of the same class, such as its label and its prediction, and nothing is
+    computed twice for these.
     """
-    targets = len(class_targets(atlas.run.spec))
-    return {name: metric.cost(methods) * targets for name, metric in metrics.items()}
+    spec = atlas.run.spec
+    targets = class_targets(spec)
+    columns = dict.fromkeys(column for target in targets for column in class_columns(target))
+    images = classes = 0
+    for shard in atlas.shard_names[:_COUNTED_SHARDS]:
+        samples = atlas.samples_of(shard, columns=["status", *columns])
+        samples = samples.filter(pc.equal(samples["status"].cast(pa.string()), SampleStatus.OK))
+        by_target = [class_ids(samples, target, spec.target_names).to_pylist() for target in targets]
+        images += len(samples)
+        classes += sum(
+            len({class_id for class_id in row if class_id is not None}) for row in zip(*by_target, strict=True)
+        )
+    return classes / max(1, images)
 
 
 def _notes(atlas: MapReader, metrics: Mapping[str, Metric]) -> dict[tuple[str, str], str]:

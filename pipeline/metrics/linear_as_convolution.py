@@ -33,14 +33,16 @@ class LinearAsConvolution(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Compute a function of torch."""
-        return (_linear if func is F.linear else func)(*args, **(kwargs or {}))
+        if func is F.linear and args:
+            return _linear(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
 
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    rows = input.numel() // max(1, input.shape[-1])
-    is_plain = input.device.type == "cpu" and input.dtype == weight.dtype == torch.float32
+def _linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    rows = tokens.numel() // max(1, tokens.shape[-1])
+    is_plain = tokens.device.type == "cpu" and tokens.dtype == weight.dtype == torch.float32
     if not is_plain or torch.is_autocast_enabled("cpu") or rows % _GROUPS or rows < _MIN_ROWS:
-        return F.linear(input, weight, bias)
-    pixels = input.reshape(_GROUPS, 1, rows // _GROUPS, input.shape[-1]).permute(0, 3, 1, 2)
+        return F.linear(tokens, weight, bias)
+    pixels = tokens.reshape(_GROUPS, 1, rows // _GROUPS, tokens.shape[-1]).permute(0, 3, 1, 2)
     output = F.conv2d(pixels, weight[:, :, None, None], bias).permute(0, 2, 3, 1)
-    return output.reshape(*input.shape[:-1], len(weight))
+    return output.reshape(*tokens.shape[:-1], len(weight))

@@ -25,7 +25,7 @@ from schemas.metrics import MAP_FORWARDS, Directions
 
 @dataclass(frozen=True)
 class MetricCost:
-    """Upper bound of the work for one image and one target kind.
+    """Upper bound of the work for one image and one class.
 
     Attributes:
         forwards: images with replaced patches that pass the model.
@@ -46,8 +46,8 @@ class MetricCost:
         """Expected time, in forwards of one image."""
         return self.forwards + MAP_FORWARDS * self.explanations
 
-    def __mul__(self, count: int) -> "MetricCost":
-        return MetricCost(self.forwards * count, self.explanations * count)
+    def __mul__(self, count: float) -> "MetricCost":
+        return MetricCost(round(self.forwards * count), round(self.explanations * count))
 
 
 class MetricValue(NamedTuple):
@@ -131,7 +131,7 @@ class Metric(ABC):
 
     @abstractmethod
     def cost(self, methods: int) -> MetricCost:
-        """Return the largest cost of a number of methods, for one image and one target kind."""
+        """Return the largest cost of a number of methods, for one image and one class."""
 
     @abstractmethod
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:

@@ -1,6 +1,5 @@
 """Tables of values of selected samples of an atlas, computed shard by shard."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -8,12 +7,13 @@ from typing import TypeVar
 import pyarrow as pa
 
 from pipeline.metrics.metric import MetricCost
+from pipeline.metrics.run_speed import describe_time
 from pipeline.metrics.sample_selection import SelectedSamples
 from pipeline.run.derive import DerivedProduct, ShardResult, ShardTask
 from pipeline.store import MapReader
 from pipeline.store.derived import ProductStore
 from pipeline.store.parquet import from_parquet, to_parquet
-from pipeline.utils.progress import describe_shares, format_time
+from pipeline.utils.progress import describe_shares
 from schemas.base import sha256
 from schemas.commits import DerivedCommit
 
@@ -28,16 +28,16 @@ class SelectedValues(DerivedProduct[Source, Ordinals, pa.Table]):
 
     Attributes:
         samples: selected samples; the table of a shard is computed again when its samples change.
-        costs: largest cost of one image by what is computed of it.
+        costs: largest cost of one image and one class by what is computed of it.
+        classes: mean number of classes of an image that are explained.
         log: called with the cost before anything is computed.
-        forward_seconds: time of a forward of one image; None if it is not known.
     """
 
     uses_gpu: bool = True
     samples: SelectedSamples
     costs: Mapping[str, MetricCost]
     log: Callable[[str], None]
-    forward_seconds: float | None = None
+    classes: float = 1.0
 
     @property
     def shards(self) -> tuple[str, ...]:
@@ -49,18 +49,11 @@ class SelectedValues(DerivedProduct[Source, Ordinals, pa.Table]):
     def inputs(self, shards: Sequence[str]) -> list[Ordinals]:
         ordinals = [self.samples[shard] for shard in shards]
         if count := sum(map(len, ordinals)):
-            total = sum(self.costs.values(), MetricCost()) * count
+            total = sum(self.costs.values(), MetricCost()) * (count * self.classes)
             shares = describe_shares({name: cost.in_forwards for name, cost in self.costs.items()})
-            time = self._describe_time(total, len(shards))
-            self.log(f"{self.title}: {count} images, at most {total}{time}; of the time {shares}")
+            time = describe_time(self.source, shards, total.in_forwards)
+            self.log(f"{self.title}: {count} images, about {total}, which take {time}; of the time {shares}")
         return ordinals
-
-    def _describe_time(self, cost: MetricCost, shards: int) -> str:
-        if self.forward_seconds is None:
-            return ""
-        processes = min(shards, os.cpu_count() or 1)
-        time = format_time(cost.in_forwards * self.forward_seconds / processes)
-        return f", which take {time} in {processes} process{'es' if processes > 1 else ''} as fast as the run was"
 
     def read_values(self, objects: ProductStore) -> Iterator[pa.Table]:
         """Read the tables of all shards, in order."""

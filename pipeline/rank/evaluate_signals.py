@@ -1,10 +1,8 @@
 """Values of all signals, shard by shard, on images drawn from an atlas."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from statistics import median_low
 from typing import Any
 
 import pyarrow as pa
@@ -25,7 +23,6 @@ from schemas.commits import DerivedCommit
 from schemas.errors import UsageError
 from schemas.rank import SIGNAL_VALUES, SignalsSpec
 
-_TIMED_SHARDS = 9
 _ARROW = (pa.Array, pa.ChunkedArray)
 
 
@@ -81,15 +78,8 @@ def evaluate_signals(
         samples=samples,
         costs={signal.name: signal.cost(len(methods)) for signal in SIGNALS},
         log=log,
-        forward_seconds=_forward_seconds(atlas, samples),
     )
     return derive(product, options)
-
-
-def _forward_seconds(atlas: Atlas, shards: Iterable[str]) -> float:
-    """Return the time of a forward of one image in the run: the median of a few shards, as the first one is slow."""
-    commits = (atlas.shard(name).commit for name in islice(shards, _TIMED_SHARDS))
-    return median_low(commit.seconds.get("forward", 0.0) / max(1, commit.ok) for commit in commits)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pipeline.utils.process_pool import ProcessPool
 from pipeline.utils.progress import Bar, make_progress
-from pipeline.utils.shares import set_listener, take_sent_shares
+from pipeline.utils.shares import report_share, set_listener, take_sent_shares
 from schemas.errors import RunFailedError
 
 T = TypeVar("T")
@@ -60,6 +60,7 @@ def parallel_map(
 def _call_with_shares(function: Callable[[T], R], item: T) -> tuple[R, float]:
     """Return the result of an item, and the share of it that has been reported to the bar."""
     take_sent_shares()
+    report_share(0)  # the process has started
     return function(item), take_sent_shares()
 
 

@@ -1,5 +1,6 @@
 """Progress bars on standard error, if it is a terminal; and how long the work will take, which is said once."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -102,8 +103,8 @@ class Bar:
     def _show(self, done: float) -> None:
         if not done:
             self.restart()
+        self._updates += done > self._done
         self._done = done
-        self._updates += done > self._first
         self._bars.update(self._task, completed=done, total=self._total)
         self._announce()
 
@@ -113,7 +114,9 @@ class Bar:
             return
         if elapsed < _MEASURED or self._updates < self.at_once:
             return
-        expected = elapsed * (self._total - self._first) / done
+        left = self._total - self._first
+        at_once = max(1, min(self.at_once, left))
+        expected = elapsed * at_once * math.ceil(left / at_once) / done  # in the last round some have nothing to do
         if expected >= _ANNOUNCED:
             self._announced = True
             text = f"{self._name}: about {format_time(expected)} {'for the rest' if self._first else 'in all'}"

@@ -48,6 +48,18 @@ def test_what_was_changed_is_measured_and_told_apart_by_method_and_target(finish
         assert found[whose]["equal_share"] == 1
 
 
+def test_the_share_of_a_batch_is_reported_at_once_and_an_image_alone_takes_twice_as_long(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares, expected = list[float](), list[float]()
+    monkeypatch.setattr("pipeline.audit.reproducibility.report_share", shares.append)
+    build_reproducibility_table(Atlas.open(str(finished)))
+    for batches in ([4, 1], [4, 3], [4]):
+        images = sum(batches)
+        expected += [0, *(batch / images / 3 for batch in batches), *[2 / images / 3] * images]
+    assert shares == pytest.approx(expected)
+
+
 def test_only_batches_that_are_needed_are_computed(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     explained: list[int] = []
     original = Worker._start_batch

@@ -43,8 +43,8 @@ def test_an_audit_is_made_checked_and_holds_no_path_of_its_machine(
         "--lineage-dir", tmp_path / "masks", *SMALL,
     )  # fmt: skip
     assert code == 0
-    assert "of the time of the network: faithfulness " in said
-    assert "faithfulness: 2 images, at most " in said
+    assert "as fast as the run was: faithfulness " in said
+    assert "faithfulness: 2 images, about " in said
     assert "of 10 classes may depend on a shortcut" in printed
     out = url / "audit" / "label"
     assert f"report   {out}/report/index.html" in printed

@@ -16,6 +16,7 @@ from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.metrics import SUITES, evaluate_metrics
 from pipeline.metrics.adcc import ADCC
 from pipeline.metrics.deletion_insertion import DeletionInsertion
+from pipeline.metrics.evaluate_atlas import mean_classes
 from pipeline.metrics.metric import Metric
 from pipeline.metrics.parameter_randomization import ParameterRandomization
 from pipeline.metrics.sample_selection import select_samples
@@ -106,7 +107,7 @@ def test_one_row_an_image_method_target_and_figure(
             assert row["images"] == images
             assert row["low"] - 1e-12 <= row["mean"] <= row["high"] + 1e-12
     assert len(said) == 1
-    assert said[0].startswith(f"{kind}: {images} images, at most ")
+    assert said[0].startswith(f"{kind}: {images} images, about ")
     shares = [int(part) for part in re.findall(r" (\d+) %", said[0])]
     assert shares == sorted(shares, reverse=True)
     assert sum(shares) == pytest.approx(100, abs=2)
@@ -120,6 +121,13 @@ def test_cores_share_the_tars_and_nothing_changes(
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     assert measure(finished, "shared", 8).equals(alone)
     assert content(tmp_path / "alone") == content(tmp_path / "shared")
+
+
+def test_classes_that_several_targets_explain_are_counted_once(finished: Path) -> None:
+    atlas = Atlas.open(str(finished))
+    rows = atlas.samples_with_maps(["label", "prediction"]).to_pylist()
+    counted = [1 + (row["label"] != row["prediction"]) for row in rows]
+    assert 1 < mean_classes(atlas) == np.mean(counted)
 
 
 def test_what_is_done_is_not_done_again(finished: Path, tmp_path: Path, measure: Callable[..., pa.Table]) -> None:

@@ -16,13 +16,13 @@ def inputs(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Ten
 @pytest.mark.parametrize("shape", [(16, 64, 5), (2, 8, 16, 5), (512, 5), (3, 256, 5)])
 @pytest.mark.parametrize("biased", [True, False])
 def test_values_and_gradients_are_those_of_float64_up_to_rounding(shape: tuple[int, ...], biased: bool) -> None:
-    input, weight, bias = inputs(*shape)
-    input.requires_grad_()
-    exact = input.detach().double().requires_grad_()
+    tokens, weight, bias = inputs(*shape)
+    tokens.requires_grad_()
+    exact = tokens.detach().double().requires_grad_()
     expected = F.linear(exact, weight.double(), bias.double() if biased else None)
     with LinearAsConvolution():
-        output = F.linear(input, weight, bias if biased else None)
-        (gradient,) = torch.autograd.grad(output.sin().sum(), input)
+        output = F.linear(tokens, weight, bias if biased else None)
+        (gradient,) = torch.autograd.grad(output.sin().sum(), tokens)
     assert output.shape == expected.shape
     torch.testing.assert_close(output.double(), expected, rtol=0, atol=3e-6)
     (expected_gradient,) = torch.autograd.grad(expected.sin().sum(), exact)
@@ -30,10 +30,10 @@ def test_values_and_gradients_are_those_of_float64_up_to_rounding(shape: tuple[i
 
 
 def test_inputs_that_are_not_contiguous_have_the_same_values() -> None:
-    input, weight, bias = inputs(16, 5, 64)
+    tokens, weight, bias = inputs(16, 5, 64)
     with LinearAsConvolution():
-        output = F.linear(input.mT, weight[:, :1].expand(7, 5), bias)
-    torch.testing.assert_close(output, F.linear(input.mT, weight[:, :1].expand(7, 5), bias), rtol=0, atol=1e-5)
+        output = F.linear(tokens.mT, weight[:, :1].expand(7, 5), bias)
+    torch.testing.assert_close(output, F.linear(tokens.mT, weight[:, :1].expand(7, 5), bias), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -52,26 +52,26 @@ def test_only_large_inputs_of_float32_are_convolved(
 ) -> None:
     calls, convolve = [], F.conv2d
     monkeypatch.setattr(F, "conv2d", lambda *args: calls.append(args) or convolve(*args))
-    input, weight, bias = inputs(*shape, dtype=dtype)
+    tokens, weight, bias = inputs(*shape, dtype=dtype)
     with LinearAsConvolution():
-        output = F.linear(input, weight, bias)
+        output = F.linear(tokens, weight, bias)
     assert len(calls) == convolutions
     if not convolutions:
-        assert torch.equal(output, F.linear(input, weight, bias))
+        assert torch.equal(output, F.linear(tokens, weight, bias))
 
 
 def test_autocast_decides_the_dtype() -> None:
-    input, weight, bias = inputs(16, 64, 5)
+    tokens, weight, bias = inputs(16, 64, 5)
     with torch.autocast("cpu", torch.bfloat16):
-        expected = F.linear(input, weight, bias)
+        expected = F.linear(tokens, weight, bias)
         with LinearAsConvolution():
-            assert torch.equal(F.linear(input, weight, bias), expected)
+            assert torch.equal(F.linear(tokens, weight, bias), expected)
 
 
 def test_modules_are_reached_and_the_context_ends() -> None:
-    layer, input = nn.Linear(5, 7), torch.randn(16, 64, 5)
-    before = layer(input)
+    layer, tokens = nn.Linear(5, 7), torch.randn(16, 64, 5)
+    before = layer(tokens)
     with LinearAsConvolution():
-        inside = layer(input)
+        inside = layer(tokens)
     torch.testing.assert_close(inside, before, rtol=0, atol=1e-5)
-    assert torch.equal(layer(input), before)
+    assert torch.equal(layer(tokens), before)

@@ -56,7 +56,7 @@ def test_the_record_and_the_policy_are_on_disk(ranking: tuple[RankRecord, Path, 
     assert policy.methods == record.policy
     assert "attention" in policy.methods
     assert len(lines) == 1
-    cost = r"signals: 48 images, at most [\d,]+ masked forwards and [\d,]+ maps, which take [\d.]+ \w+ in \d process"
+    cost = r"signals: 48 images, about [\d,]+ masked forwards and [\d,]+ maps, which take [\d.]+ \w+ in \d process"
     assert re.match(cost, lines[0]), "its cost is said in time before it begins"
 
 

@@ -85,7 +85,8 @@ def test_parts_of_items_are_heard_where_the_bar_is_and_add_up_to_the_items(
     monkeypatch.setattr(Bar, "advance", lambda bar, share: heard.append(share))
     assert sorted(parallel_map(work.in_parts, range(count), "in parts")) == list(range(count))
     assert sum(heard) == pytest.approx(count)
-    assert len(heard) > 2 * count  # more than the beginning and the end of each
+    assert heard[0] == 0  # the process has started
+    assert len(heard) > 3 * count  # more than the start, the beginning and the end of each
 
 
 def test_processes_have_the_environment_of_the_moment_and_leave_an_interrupt_to_their_parent(

@@ -56,6 +56,21 @@ def test_the_first_of_several_that_run_at_once_says_nothing(world: World) -> Non
     assert world.said == ["label: about 2.67 min in all"]
 
 
+def test_a_start_is_no_progress_of_another_that_runs_at_once(world: World) -> None:
+    bar = world.bar(10, at_once=2)
+    world.now = 30.0
+    bar.advance(1)
+    bar.advance(0)
+    assert world.said == []
+
+
+def test_the_last_round_takes_as_long_as_any(world: World) -> None:
+    bar = world.bar(5, at_once=2)
+    for world.now in (30.0, 30.0):
+        bar.advance(1)
+    assert world.said == ["label: about 1.50 min in all"]
+
+
 def test_preparations_do_not_count(world: World) -> None:
     bar = world.bar(10)
     world.now = 100.0
