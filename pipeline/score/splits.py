@@ -7,7 +7,7 @@ from typing import Literal
 from pipeline.score.counters import tuning_rank
 from pipeline.score.sources import ScoreSource
 from pipeline.truth import Truth, TruthMatcher, TruthSet
-from pipeline.truth.box_faults import BoxFaults
+from pipeline.truth.truth_faults import TruthFaults
 from pipeline.utils.concurrency import concurrent_map
 from schemas.base import sha256
 from schemas.errors import UsageError
@@ -60,7 +60,7 @@ def build_shard_truths(
     keys_by_shard: dict[str, list[str]] = {}  # of images with truth: there may be very many others
     scored: dict[str, bool] = {}  # truth and tuning split have the image
     without_truth = _LeftOut()
-    box_faults = [BoxFaults() for _ in truth_sets]
+    truth_faults = [TruthFaults() for _ in truth_sets]
     count = 0
     for shard, images in zip(source.shard_names, concurrent_map(source.images, source.shard_names), strict=True):
         count += len(images)
@@ -71,7 +71,7 @@ def build_shard_truths(
             if not image.has_maps:
                 continue
             truths = [truth_set.find_annotated(image.key) for truth_set in truth_sets]
-            for found, faults in zip(truths, box_faults, strict=True):
+            for found, faults in zip(truths, truth_faults, strict=True):
                 if found is not None:
                     image.place(found)  # refuses another size or an unknown orientation
                     faults.add(found, image.add_size(found))
@@ -85,7 +85,7 @@ def build_shard_truths(
         raise UsageError(
             f"{source.url}: has no sample with maps and an object in {truth.name}; name the truth of its images"
         )
-    pairs = zip(truth_sets, box_faults, strict=True)
+    pairs = zip(truth_sets, truth_faults, strict=True)
     for warning in dict.fromkeys(line for truth_set, faults in pairs for line in faults.describe(truth_set.name)):
         log(warning)
     if tuning == "by hash":

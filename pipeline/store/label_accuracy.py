@@ -45,7 +45,9 @@ class LabelAccuracy:
         ):
             parts.append(f"{name} {100 * hits / self.labeled:.1f} % ({100 * low:.1f}–{100 * high:.1f})")
         several = f"; of {self.several:,} with several labels the best one counts" if self.several else ""
-        return f"{', '.join(parts)} of {self.labeled:,} images with a label{several}"
+        return (
+            f"{', '.join(parts)} of {self.labeled:,} {'image' if self.labeled == 1 else 'images'} with a label{several}"
+        )
 
 
 def measure_label_accuracy(atlas: MapReader) -> LabelAccuracy | None:

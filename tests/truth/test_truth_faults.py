@@ -1,4 +1,4 @@
-"""Boxes that mean something else than their format says are refused if that is certain, and named if it is likely."""
+"""A truth that means something else than its format says is refused if that is certain, and named if it is likely."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.truth import TruthSet, read_truth
-from pipeline.truth.box_faults import FEW, BoxFaults
+from pipeline.truth.truth_faults import FEW, TruthFaults
 from schemas.errors import UsageError
 
 SIZE = 300, 200
@@ -47,7 +48,7 @@ def table(folder: Path, write: Write, count: int = 20) -> TruthSet:
 
 
 def faults(truths: TruthSet) -> str:
-    found = BoxFaults()
+    found = TruthFaults()
     for truth in truths.by_key.values():
         found.add(truth, truth.with_size(*SIZE))
     return " ".join(found.describe(truths.name))
@@ -112,3 +113,15 @@ def test_classes_in_xml_are_counted(tmp_path: Path) -> None:
     assert not faults(read_truth(tmp_path))
     (tmp_path / "b.xml").write_text(f"<annotation>{''.join(objects)}</annotation>")
     assert "1 image has objects of several classes" in faults(read_truth(tmp_path))
+
+
+@pytest.mark.parametrize(("count", "named"), [(FEW, True), (FEW - 1, False)])
+def test_masks_of_the_background_are_named(tmp_path: Path, count: int, named: bool) -> None:
+    for index, (x0, y0, x1, y1) in enumerate(np.array(boxes(count), int)):
+        mask = np.zeros(SIZE[::-1], bool)
+        mask[y0 : y1 + 1, x0 : x1 + 1] = True
+        for folder, written in (("right", mask), ("wrong", ~mask)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(written).save(tmp_path / folder / f"{index}.png")
+    assert not faults(read_truth(tmp_path / "right"))
+    assert ("is it the background that they mark?" in faults(read_truth(tmp_path / "wrong"))) == named

@@ -13,6 +13,8 @@ from pipeline.truth.truth import Truth
 
 FEW = 10
 """Fewest boxes, or images, that a sign is taken from."""
+_MASKS = 20
+"""Largest number of masks that are decoded."""
 _BEYOND = 0.01
 """Share of the side of an image by which a box may end outside of it."""
 _SHARE_BEYOND = 0.05
@@ -44,11 +46,11 @@ def _reaches_out(ends: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArr
     return outside
 
 
-class BoxFaults:
-    """Counts unlikely boxes of scored images, and says what is unlikely about them."""
+class TruthFaults:
+    """Counts unlikely objects of scored images, and says what is unlikely about them."""
 
     def __init__(self) -> None:
-        self._images = self._boxes = self._beyond = self._mixed = 0
+        self._images = self._boxes = self._beyond = self._mixed = self._masks = self._framed = 0
         self._reach = np.zeros(2)
 
     def add(self, truth: Truth, sized: Truth) -> None:
@@ -60,12 +62,20 @@ class BoxFaults:
         """
         self._mixed += len(truth.categories) > 1
         if not len(boxes := truth.written_boxes):
+            self._add_mask(truth)
             return
         ends, sizes = boxes[:, 2:] + 1, np.array([sized.size], np.float64)
         self._images += 1
         self._boxes += len(boxes)
         self._beyond += int(_reaches_out(ends, sizes).sum())
         self._reach = np.maximum(self._reach, (ends / sizes).max(0))
+
+    def _add_mask(self, truth: Truth) -> None:
+        """Count an object that covers more than half of the border of its image."""
+        mask = truth.mask if self._masks < _MASKS else None
+        if mask is not None and mask.any():
+            self._masks += 1
+            self._framed += bool(np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean() > 0.5)
 
     def describe(self, name: str) -> Iterator[str]:
         """Yield a warning for each fault.
@@ -89,4 +99,9 @@ class BoxFaults:
             yield (
                 f"no box in {name} reaches beyond {width:.0%} of the width and {height:.0%} of the height of "
                 "its image, from the upper left; are they of smaller images, or in percent?"
+            )
+        if self._masks >= FEW and self._framed > self._masks / 2:
+            yield (
+                f"in {self._framed} of the first {self._masks} masks of {name} the object covers most of the border of "
+                "the image; is it the background that they mark?"
             )
