@@ -51,12 +51,13 @@ def annotate_command(
 ) -> None:
     """Write a page on which a person draws boxes on images of an atlas.
 
-    Open index.html in a browser; no server is needed. Save there writes COCO, which vitatlas score --truth and label
-    --tune read. The page holds the images, at most 1024 pixels wide or high.
+    Open index.html in a browser; no server is needed. Save there writes COCO, which vitatlas rank --truth, score --truth
+    and label --tune read. The page holds the images, at most 1024 pixels wide or high.
 
     \b
     Examples:
       vitatlas annotate val.atlas --images 50 --out boxes
+      vitatlas rank val.atlas --truth annotations.json
       vitatlas score val.atlas --truth annotations.json --subset
     """
     from pipeline.annotate import write_page
@@ -73,4 +74,5 @@ def annotate_command(
         return
     named = " ".join(f"'{atlas}'" for atlas in atlases)
     echo(f"page     {page}, {count} images")
-    echo(f"next     open it, draw, save; then vitatlas score {named} --truth annotations.json --subset")
+    rank = f"vitatlas rank {named} --truth annotations.json, or " if len(atlases) == 1 else ""
+    echo(f"next     open it, draw, save; then {rank}vitatlas score {named} --truth annotations.json --subset")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from corpus.pictures import blocks
 from corpus.promises import decoded, scanned
+from corpus.strange import blocks
 from corpus.tars import GOOD, MEMBERS, member, tar
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
