@@ -61,5 +61,6 @@ def pack_command(
     if json_:
         output.print_json(record.model_dump() | {"samples": samples})
         return
-    echo(f"packed   {samples} of {record.images} images, {record.classes} classes, {record.shards} shards in {out}")
+    shards = "1 shard" if record.shards == 1 else f"{record.shards} shards"
+    echo(f"packed   {samples} of {record.images} images, {record.classes} classes, {shards} in {out}")
     echo(f"next     vitatlas run '{out}/{record.split}-*.tar' --out ATLAS --model NAME")

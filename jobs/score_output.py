@@ -62,7 +62,7 @@ def show_scores(paths: Sequence[str], folder: str, rows: Sequence[Mapping[str, A
     echo(f"a row for each image: {'sources/*/' if several else ''}images/rows/*.parquet")
     for row in rows:
         if row["degenerate"] and row["kind"] == "method":
-            count = f"{_name(row, several)}: {row['degenerate']} maps"
+            count = f"{_name(row, several)}: {row['degenerate']} of {row['images']} maps"
             echo(f"{count} are constant, not finite or empty masks: 0 everywhere, as in the protocol")
     for source, left_out in {row["source"]: row for row in rows if row["source"] is not None}.items():
         if left_out["without_maps"]:
