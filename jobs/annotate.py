@@ -51,8 +51,8 @@ def annotate_command(
 ) -> None:
     """Write a page on which a person draws boxes on images of an atlas.
 
-    Open index.html in a browser; no server is needed. Save there writes COCO, which vitatlas rank --truth, score --truth
-    and label --tune read. The page holds the images, at most 1024 pixels wide or high.
+    Open index.html in a browser; no server is needed. Save there writes COCO, which rank --truth, score --truth and
+    label --tune read. The page holds the images, at most 1024 pixels wide or high.
 
     \b
     Examples:

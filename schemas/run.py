@@ -74,7 +74,9 @@ class ModelSpec(GrowingRecord):
     @model_validator(mode="after")
     def _check_source(self) -> "ModelSpec":
         if self.pretrained == (self.checkpoint is not None):
-            raise ValueError("give the weights by exactly one of pretrained and checkpoint")
+            raise ValueError(
+                "give the weights by exactly one of pretrained and checkpoint (--pretrained, or --checkpoint FILE)"
+            )
         if self.checkpoint_key is not None and self.checkpoint is None:
             raise ValueError("checkpoint_key is of a checkpoint; give one")
         return self

@@ -46,10 +46,17 @@ def hold_out(table: FeatureTable, share: float) -> NDArray[np.bool_]:
     Args:
         table: features with labels.
         share: in (0, 1).
+
+    Raises:
+        UsageError: every class has too few images.
     """
     pairs, _, rows = _images_by_class(table.labels, table.images)
     counts = np.bincount(pairs[:, 0])
     quota = np.minimum(np.floor(share * counts + 0.5), counts - 1)
+    if len(counts) and not quota.any():
+        fault = f"no class has enough images to hold out a share of {share:g}: the largest has {counts.max()}"
+        larger = "take a larger --held-out-share, or " if counts.max() > 1 else ""
+        raise UsageError(f"{fault}; {larger}name other shards by --held-out")
     return np.asarray((_ranks(pairs) < quota[pairs[:, 0]])[rows])
 
 

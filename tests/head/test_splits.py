@@ -55,6 +55,16 @@ def test_copies_are_on_one_side(table: FeatureTable) -> None:
         assert split.repeated == (held_out & np.isin(images, images[~held_out])).sum()
 
 
+@pytest.mark.parametrize(
+    ("count", "fix"), [(3, "take a larger --held-out-share, or name"), (1, "the largest has 1; name")]
+)
+def test_classes_too_small_for_the_share_are_refused(table: FeatureTable, count: int, fix: str) -> None:
+    small = few_images(table, np.ones(len(table), bool), count)
+    few = replace(table, images=table.images[small], labels=table.labels[small])
+    with pytest.raises(UsageError, match=rf"hold out a share of 0\.1.*{fix}"):
+        hold_out(few, 0.1)
+
+
 def test_nothing_left_is_refused(table: FeatureTable) -> None:
     everything, nothing = np.ones(len(table), bool), np.zeros(len(table), bool)
     with pytest.raises(UsageError, match="no image is left to evaluate on; name other shards by --held-out"):
