@@ -14,6 +14,8 @@ _UNTRIED = (
     "could not be tried: of too few classes are the images of a shard that are read together; draw more images, by "
     "--images, or mix the classes of the shards"
 )
+LEAST_IMAGES = 6
+"""Images that a signal must have been tried on: that fewer have one sign is likelier by chance than 2.5 %."""
 LEAST_AGREEMENT = 0.2
 """Least κ, at the lower end of its interval: less is slight agreement (Landis & Koch, Biometrics 33, 1977)."""
 
@@ -86,6 +88,10 @@ def _untried() -> SignalCheck:
 def _decide(
     expected: NDArray[np.int64], seen: Floats, checked: str, bootstrap: Bootstrap, method: str | None = None
 ) -> SignalCheck:
+    tried = int(np.isfinite(seen).sum())
+    if tried < LEAST_IMAGES:
+        few = f"only {tried} of at least {LEAST_IMAGES} images were tried; draw more, by --images"
+        return SignalCheck(valid=False, reason=f"cannot tell whether the network recognises {checked}: {few}")
     agreements = kappa(expected, seen, bootstrap.weights)
     if not np.isfinite(agreements[0]):
         return SignalCheck(

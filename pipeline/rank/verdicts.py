@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from pipeline.rank.checks import LEAST_IMAGES
 from schemas.rank import SignalScore, Verdict
 
 MOSTLY = 0.5
@@ -30,7 +31,7 @@ def judge(
     """Return the verdict of one method.
 
     Args:
-        scores: its valid signals by name.
+        scores: its valid signals by name; one of fewer than ``LEAST_IMAGES`` images says nothing.
         controls: the best control of each signal.
         degenerate: share of its maps that are constant or not finite.
         same_for_classes: share of images whose map of another class is the same; None for a method without classes.
@@ -42,8 +43,9 @@ def judge(
         return Judgement("fails", f"{_percent(isolated)} of its maps are a few single patches, as artefact tokens make")
     if same_for_classes is not None and same_for_classes > MOSTLY:
         return Judgement("fails", f"its map of another class is the same in {_percent(same_for_classes)} of the images")
+    scores = {name: score for name, score in scores.items() if score.images >= LEAST_IMAGES}
     if not scores:
-        return Judgement("uncertain", "no signal is valid on this network")
+        return Judgement("uncertain", "no signal is valid")
     if all(score.advantage <= 0 for score in scores.values()):
         names = ", ".join(f"{controls[name]} in {name}" for name in scores)
         return Judgement("fails", f"no better than a control in any valid signal: {names}")

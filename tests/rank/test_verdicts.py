@@ -40,9 +40,9 @@ def matrix(class_ids: np.ndarray, seen: np.ndarray | None) -> SignalMatrix:
 
 
 def checks(labels: np.ndarray, predictions: np.ndarray, seen: np.ndarray) -> dict[str, bool]:
-    class_ids = np.arange(40) % 4
+    class_ids = np.arange(len(labels)) % 4
     matrices = {"consensus": matrix(class_ids, None), "removal": matrix(class_ids, seen)}
-    found = check_signals(RANKING, matrices, labels, predictions, Bootstrap(40))
+    found = check_signals(RANKING, matrices, labels, predictions, Bootstrap(len(labels)))
     return {name: check.valid for name, check in found.items() if name in matrices}
 
 
@@ -65,8 +65,18 @@ def test_without_labels_consensus_is_as_valid_as_the_others() -> None:
     assert checks(NOTHING, RIGHT, WRONG) == {"consensus": False, "removal": False}
 
 
-def score(low: float, advantage: float, high: float) -> SignalScore:
-    return SignalScore(mean=0, low=0, high=0, images=8, advantage=advantage, advantage_low=low, advantage_high=high)
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_no_signal_is_valid_on_a_few_images_even_if_all_are_recognised(images: int) -> None:
+    few = RIGHT[:images]
+    assert checks(few, few, few) == checks(NOTHING[:images], few, few) == {"consensus": False, "removal": False}
+    untried = np.concatenate([few, NOTHING[images:]])
+    assert checks(RIGHT, RIGHT, untried) == {"consensus": True, "removal": False}
+
+
+def score(low: float, advantage: float, high: float, images: int = 8) -> SignalScore:
+    return SignalScore(
+        mean=0, low=0, high=0, images=images, advantage=advantage, advantage_low=low, advantage_high=high
+    )
 
 
 ABOVE, UNSURE, SLIGHTLY_BELOW, BELOW = (
@@ -85,6 +95,8 @@ ABOVE, UNSURE, SLIGHTLY_BELOW, BELOW = (
         ((ABOVE, ABOVE, UNSURE, UNSURE), 0.0, None, "uncertain"),
         ((ABOVE, ABOVE, BELOW), 0.0, None, "uncertain"),
         ((ABOVE,), 0.0, None, "uncertain"),
+        ((ABOVE, score(0.1, 0.2, 0.3, images=5)), 0.0, None, "uncertain"),
+        ((score(-0.3, -0.2, -0.1, images=5),), 0.0, None, "uncertain"),
         ((UNSURE, BELOW), 0.0, None, "uncertain"),
         ((SLIGHTLY_BELOW, BELOW), 0.0, None, "fails"),
         ((), 0.0, None, "uncertain"),
