@@ -20,8 +20,9 @@ POLICY_NAME, POSTPROCESS = "ranked", Postprocess(min_area=0.01, fill_holes=True)
 """Name and postprocessing of the policies that are written."""
 
 Verdict = Literal["fails", "uncertain", "stands"]
-"""``fails``: no better than a control in every valid signal, degenerate, or equal for all classes where it should not
-be. ``stands``: better than every control in most of the valid signals, and worse in none. ``uncertain``: neither."""
+"""``fails``: no better than a control in every valid signal, of at least two; degenerate; or equal for all classes
+where it should not be. ``stands``: better than every control in most of the valid signals, and worse in none.
+``uncertain``: neither."""
 
 SIGNAL_VALUES = schema(
     column("row", pa.int64(), "row of the sample in the atlas"),

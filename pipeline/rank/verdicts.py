@@ -11,7 +11,8 @@ MOSTLY = 0.5
 SOME = 0.1
 """Share of such maps from which on a method does not stand."""
 _LEAST_SIGNALS = 2
-"""Signals in which a method that stands is better than every control: no signal is safe alone."""
+"""Signals in which a method that stands is better than every control, and one that fails no better than the best one:
+no signal is safe alone."""
 
 
 class Judgement(NamedTuple):
@@ -48,6 +49,8 @@ def judge(
         return Judgement("uncertain", "no signal is valid")
     if all(score.advantage <= 0 for score in scores.values()):
         names = ", ".join(f"{controls[name]} in {name}" for name in scores)
+        if len(scores) < _LEAST_SIGNALS:
+            return Judgement("uncertain", f"no better than a control in its only valid signal: {names}")
         return Judgement("fails", f"no better than a control in any valid signal: {names}")
     above = [name for name, score in scores.items() if score.advantage_low > 0]
     below = [name for name, score in scores.items() if score.advantage_high < 0]

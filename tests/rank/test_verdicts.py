@@ -99,6 +99,8 @@ ABOVE, UNSURE, SLIGHTLY_BELOW, BELOW = (
         ((score(-0.3, -0.2, -0.1, images=5),), 0.0, None, "uncertain"),
         ((UNSURE, BELOW), 0.0, None, "uncertain"),
         ((SLIGHTLY_BELOW, BELOW), 0.0, None, "fails"),
+        ((BELOW,), 0.0, None, "uncertain"),
+        ((BELOW, score(-0.3, -0.2, -0.1, images=5)), 0.0, None, "uncertain"),
         ((), 0.0, None, "uncertain"),
         ((ABOVE, ABOVE), 0.2, None, "uncertain"),
         ((ABOVE, ABOVE), 0.6, None, "fails"),
