@@ -6,11 +6,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs import output
-from jobs.params import PATH_OR_URL, artifact_option, methods_to_add_option, partial_option, path_option, split_names
+from jobs.params import (
+    PATH_OR_URL,
+    artifact_option,
+    methods_to_add_option,
+    names_option,
+    partial_option,
+    path_option,
+    split_names,
+)
 from jobs.plan import summarize, warn_of_shards
 from jobs.run_options import execution_flags, execution_options
 from pipeline.utils.terminal import echo
 from schemas.errors import UsageError
+from schemas.targets import split_kinds
 
 if TYPE_CHECKING:
     from pipeline.run.append import Append
@@ -21,6 +30,13 @@ if TYPE_CHECKING:
 @click.argument("atlas", type=PATH_OR_URL)
 @methods_to_add_option
 @artifact_option
+@names_option(
+    "--targets",
+    multiple=True,
+    names=lambda context: ("label", "predicted", "top:", "class:"),
+    text="What to explain as well, by all methods of the atlas: label, predicted, top:K, class:NAME|ID,…; may be "
+    "repeated.",
+)
 @path_option(
     "--shards",
     multiple=True,
@@ -36,16 +52,17 @@ def extend_command(
     atlas: str,
     methods: str | None,
     artifact: tuple[str, ...],
+    targets: tuple[str, ...],
     shards: tuple[str, ...],
     dry_run: bool,
     partial: bool,
     json_: bool,
     **flags: Any,
 ) -> None:
-    """Add methods to an atlas for the same shards, or further shards for the same methods.
+    """Add methods or targets to an atlas for the same shards, or further shards for all of them.
 
-    Only what is missing is computed, with the network, the targets and the batches that the atlas was planned with,
-    into new objects. What exists is not changed, so it can be read meanwhile, and labels, scores and audits stay valid.
+    Only what is missing is computed, with the network and the batches that the atlas was planned with, into new
+    objects. What exists is not changed, so it can be read meanwhile, and labels, scores and audits stay valid.
     Run the same command again to resume.
 
     Shards follow those that the atlas has; those that it has are left out. None may have more samples than the largest
@@ -56,18 +73,24 @@ def extend_command(
       vitatlas extend train.atlas --methods attn_gradcam,reciprocam:kernel=box
       vitatlas extend train.atlas --artifact diffmask.safetensors
       vitatlas extend train.atlas --methods rollout --dry-run
+      vitatlas extend train.atlas --targets predicted
       vitatlas extend train.atlas --shards 'shards/train-{1024..1151}.tar'
     """
-    from pipeline.run.extend import extend, plan_extension
+    from pipeline.run.extend import extend, extend_targets, plan_extension, plan_targets
     from pipeline.store import Atlas
 
     if shards:
-        if methods is not None or artifact or partial:
-            raise UsageError("--shards computes all methods of the atlas; add methods with a command of their own")
+        if methods is not None or artifact or partial or targets:
+            raise UsageError(
+                "--shards computes all methods and targets of the atlas; add others with a command of their own"
+            )
         _append(atlas, shards, dry_run, json_, flags)
         return
+    if targets and (methods is not None or artifact):
+        raise UsageError("--targets computes all methods of the atlas; add methods with a command of their own")
     output.check_complete(Atlas.open(atlas), partial)
-    names, plans = split_names(methods), list["Extension"]()
+    names, kinds = split_names(methods), [kind for text in targets for kind in split_kinds(text)]
+    plans = list["Extension"]()
 
     def on_plan(extension: "Extension") -> None:
         plans.append(extension)
@@ -75,14 +98,18 @@ def extend_command(
             _print_extension(extension)
 
     if dry_run:
-        on_plan(plan_extension(atlas, names, artifact))
+        on_plan(plan_targets(atlas, kinds) if targets else plan_extension(atlas, names, artifact))
+    elif targets:
+        extend_targets(atlas, kinds, execution_options(flags), on_plan)
     else:
         extend(atlas, names, artifact, execution_options(flags), on_plan)
     extended = Atlas.open(atlas)
     if json_:
-        output.print_json(_summarize(plans[0]) | {"methods": list(extended.methods)})
+        own = {"methods": list(extended.methods), "targets": list(extended.run.stored_targets)}
+        output.print_json(_summarize(plans[0]) | own)
     elif not dry_run:
-        echo(f"complete {extended.objects.url} has maps of {', '.join(extended.methods)}")
+        of_targets = f", for {', '.join(extended.run.stored_targets)}" if targets else ""
+        echo(f"complete {extended.objects.url} has maps of {', '.join(extended.methods)}{of_targets}")
 
 
 def _append(url: str, patterns: tuple[str, ...], dry_run: bool, json_: bool, flags: dict[str, Any]) -> None:
@@ -120,7 +147,8 @@ def _summarize_append(planned: "Append") -> dict[str, Any]:
         "problems": {shard.url: shard.fault for shard in planned.shards if shard.fault},
     }
     methods = dict.fromkeys(name for each in (planned.atlas, *planned.atlas.parts) for name in each.own.methods)
-    of_methods = {"methods": list(methods), "present": [], "unfinished": [], "part": None}
+    targets = list(planned.atlas.run.stored_targets)
+    of_methods = {"methods": list(methods), "targets": targets, "present": [], "unfinished": [], "part": None}
     return {"atlas": planned.atlas.objects.url, "shards": shards} | of_methods
 
 
@@ -157,7 +185,8 @@ def _print_extension(extension: "Extension") -> None:
         echo(f"present  {', '.join(extension.present)}")
     for part in extension.unfinished:
         done, total = len(part.committed), len(extension.atlas.committed)
-        echo(f"resume   {', '.join(part.own.methods)}: {done} of {total} shards are done")
+        targets = f" for {', '.join(part.own.stored_targets)}" if part.own.first_target else ""
+        echo(f"resume   {', '.join(part.own.methods)}{targets}: {done} of {total} shards are done")
     if part := summary["part"]:
         echo(f"methods  {', '.join(part['methods'])}")
         echo(f"targets  {', '.join(map(extension.atlas.own.describe_target, part['targets']))}")

@@ -108,7 +108,7 @@ def _note_missing_labels(spec: RunSpec, run: RunRecord) -> None:
 def summarize(run: RunRecord, out: str) -> dict[str, Any]:
     """Summarize a planned run for ``--json``."""
     height, width = run.model.grid
-    maps_per_image = len(run.methods) * len(run.spec.target_names)
+    maps_per_image = len(run.methods) * len(run.stored_targets)
     maps = run.samples * maps_per_image
     return {
         "atlas": out,
@@ -117,7 +117,7 @@ def summarize(run: RunRecord, out: str) -> dict[str, Any]:
         "registers": run.model.registers and run.model.registers.model_dump(mode="json"),
         "conversion": run.model.conversion and run.model.conversion.model_dump(mode="json"),
         "methods": list(run.methods),
-        "targets": list(run.spec.target_names),
+        "targets": list(run.stored_targets),
         "geometry": run.spec.geometry,
         "shards": len(run.shards),
         "slot": run.slot,

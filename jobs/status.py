@@ -134,7 +134,7 @@ def _describe(opened: "Atlas", limit: int) -> dict[str, Any]:
         "head": model.head and model.head.model_dump(mode="json"),
         "registers": model.registers and model.registers.model_dump(mode="json"),
         "conversion": model.conversion and model.conversion.model_dump(mode="json"),
-        "targets": {target: opened.run.target_in_words(target) for target in opened.run.spec.target_names},
+        "targets": {target: opened.run.target_in_words(target) for target in opened.run.stored_targets},
         "shards": {"done": len(opened.committed), "planned": len(opened.run.shards)},
         "images": {"done": images, "planned": opened.run.samples},
         "statuses": dict(statuses),
@@ -160,12 +160,13 @@ def _show(opened: "Atlas", report: dict[str, Any]) -> None:
     shards, parts, quarantined = opened.run.shards, report["parts"], report["quarantined"]
     echo(f"{opened.url}: {len(opened.committed)} of {len(shards)} shards are done")
     for part in parts:
-        echo(f"part     {', '.join(part['methods'])}: {part['done']} of {part['planned']} shards are done")
+        targets = "" if part["targets"] == list(opened.own.spec.target_names) else f" for {', '.join(part['targets'])}"
+        echo(f"part     {', '.join(part['methods'])}{targets}: {part['done']} of {part['planned']} shards are done")
         for shard, reason in part["quarantined"].items():
             echo(f"         {shard} is quarantined: {reason}")
     for name, text in opened.run.model.details.items():
         echo(f"{name:<8} {text}")
-    echo(f"targets: {', '.join(map(opened.run.describe_target, opened.run.spec.target_names))}")
+    echo(f"targets: {', '.join(map(opened.run.describe_target, opened.run.stored_targets))}")
     if most_labels(opened.run.spec.targets) > 1 and not report["damaged"] and (count := _count_left_out(opened)):
         echo(f"labels   {count:,} images have more than are explained")
     if norms := report["token_norms"]:
@@ -215,6 +216,7 @@ def _describe_part(atlas: "Atlas", part: "Atlas") -> dict[str, Any]:
     return {
         "folder": atlas.folder_of(part),
         "methods": list(part.own.methods),
+        "targets": list(part.own.stored_targets),
         "done": len(atlas.committed & part.committed),
         "planned": len(atlas.committed),
         "quarantined": part.quarantined(),

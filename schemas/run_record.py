@@ -124,10 +124,12 @@ class RunRecord(GrowingRecord):
         provenance: name of the design that a method follows, where its paper leaves one open.
         label_names: name of each class of the network's own classifier; empty where they are not known.
         versions: versions of the packages that compute.
-        extends: ``run_hash`` of the atlas that this one adds methods to, in a part; empty: it is no part.
+        extends: ``run_hash`` of the atlas that this one adds methods or targets to, in a part; empty: it is no part.
+        first_target: number of the first targets that the arrays do not have, in a part that adds the others; its
+            sample tables have all.
     """
 
-    later_fields = frozenset({"extends"})
+    later_fields = frozenset({"extends", "first_target"})
     format: int = FORMAT
     run_hash: str = ""
     hashes: dict[str, str] = Field(default={})
@@ -143,22 +145,39 @@ class RunRecord(GrowingRecord):
     shards: tuple[ShardRecord, ...]
     versions: dict[str, str]
     extends: str = ""
+    first_target: Count = 0
 
     def sealed(self) -> Self:
         """Return the record with its hashes."""
         hashes = self._field_hashes()
         return self.model_copy(update={"hashes": hashes, "run_hash": _hash_json(hashes)})
 
-    def joined(self, others: Iterable["RunRecord"]) -> Self:
-        """Return the record with the methods of other runs as well. The hashes stay those of this one."""
-        return self._with_methods((self, *others))
+    def joined(self, others: Iterable["RunRecord"], targets: tuple[str, ...] = ()) -> Self:
+        """Return the record with the methods of other runs as well. The hashes stay those of this one.
+
+        Args:
+            others: the other runs.
+            targets: target kinds of all of them; empty: those of this one.
+        """
+        return self._with_methods((self, *others)).with_targets(targets or self.spec.targets)
+
+    def with_targets(self, kinds: tuple[str, ...]) -> Self:
+        """Return the record with other target kinds."""
+        return self.model_copy(update={"spec": self.spec.model_copy(update={"targets": kinds})})
 
     def is_part_of(self, run: "RunRecord") -> bool:
-        """Return whether the record extends a run, and differs from it in the methods only. Both must be as sealed."""
+        """Return whether the record extends a run, and differs from it in methods, and in targets behind those of that.
+
+        Both must be as sealed.
+        """
         own, other = (
-            {name: value for name, value in record.hashes.items() if name not in _OF_METHODS} for record in (self, run)
+            {name: value for name, value in record.hashes.items() if name not in _OF_PARTS} for record in (self, run)
         )
-        return self.extends == run.run_hash and own == other
+        common = len(run.spec.target_names)
+        begins_alike = self.spec.target_names[:common] == run.spec.target_names
+        adds_targets = common <= self.first_target < len(self.spec.target_names)
+        is_alike = self.extends == run.run_hash and own == other and begins_alike
+        return is_alike and (adds_targets or not self.first_target)
 
     def followed_by(self, shards: tuple[ShardRecord, ...]) -> Self:
         """Return the record with further shards after its own. The hashes stay those of its own."""
@@ -278,6 +297,11 @@ class RunRecord(GrowingRecord):
         return f"{target} ({self.class_names[int(class_id)]})" if kind == "class" and self.class_names else target
 
     @property
+    def stored_targets(self) -> tuple[str, ...]:
+        """Targets of the arrays, in their order: all but the first ones of a part that adds the others."""
+        return self.spec.target_names[self.first_target :]
+
+    @property
     def samples(self) -> int:
         """Number of samples in all shards."""
         return sum(shard.samples for shard in self.shards)
@@ -330,7 +354,7 @@ class AppendedRecord(Record):
 
 _BY_METHOD = ("methods", "extra_outputs", "artifacts", "provenance")
 """Fields of a run that are mappings by method."""
-_OF_METHODS = {*_BY_METHOD, "spec.methods", "spec.artifacts", "extends"}
+_OF_PARTS = {*_BY_METHOD, "spec.methods", "spec.artifacts", "spec.targets", "extends", "first_target"}
 """Hashes in which a part differs from the run that it extends."""
 _NOT_HASHED = {"format", "run_hash", "hashes", "versions"}
 _PATHS = {

@@ -90,6 +90,10 @@ SAMPLES = schema(
 
 LATER_COLUMNS = ("labels", "target_classes", "target_probabilities", "target_texts", "target_similarities")
 """Columns that tables of earlier versions lack. They are read as null."""
+TARGET_COLUMNS = ("target_classes", "target_probabilities", "target_texts", "target_similarities")
+"""Columns that have a value for each target."""
+LABEL_COLUMNS = ("label", "labels", "label_probability", "label_rank", "error")
+"""Columns that may lack a value where no target is a label."""
 _OWN_COLUMNS = {"label": ("label", "label_probability"), "predicted": ("prediction", "probability")}
 """Columns of class id and probability that hold one target each, in tables of all versions."""
 

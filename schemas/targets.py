@@ -105,7 +105,7 @@ def _names_of(kind: str) -> tuple[str, ...]:
     return (kind,)
 
 
-def resolve_kinds(kinds: Iterable[str], names: Sequence[str], classes: int) -> tuple[str, ...]:
+def resolve_kinds(kinds: Sequence[str], names: Sequence[str], classes: int) -> tuple[str, ...]:
     """Return target kinds with class ids in place of class names.
 
     Args:
@@ -114,9 +114,14 @@ def resolve_kinds(kinds: Iterable[str], names: Sequence[str], classes: int) -> t
         classes: number of classes.
 
     Raises:
-        UsageError: there is no such class, several have the name, there are fewer classes than a kind asks for, or
-            a class is named twice.
+        UsageError: there is no such kind or class, several have the name, there are fewer classes than a kind asks for,
+            or a class is named twice.
     """
+    for kind in kinds:
+        try:
+            _check_kind(kind)
+        except ValueError as error:
+            raise UsageError(f"{error}") from None
     resolved = tuple(_resolve(kind, names, classes) for kind in kinds)
     given = target_names(resolved)
     if twice := [name for place, name in enumerate(given) if name in given[:place]]:

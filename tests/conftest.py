@@ -77,7 +77,7 @@ def computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     compute = Explainer.maps
 
     def maps(self: Explainer, images: torch.Tensor, targets: ClassIdsFn, keys: Sequence[str]) -> MapBatch:
-        batch = (self.methods, tuple(keys), images.numpy().tobytes())
+        batch = (self.methods, self.first_target, tuple(keys), images.numpy().tobytes())
         if batch not in known:
             known[batch] = compute(self, images, targets, keys)
         return known[batch]

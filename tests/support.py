@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pipeline.demo.train_model import MODEL
 from pipeline.explain.head import Head
 from pipeline.explain.module_classes import ATTENTIONS, BLOCKS
 from pipeline.explain.registers import Registers
-from pipeline.store import ObjectStore
+from pipeline.store import Atlas, Lease, ObjectStore
 from pipeline.utils.atomic_write import is_temp_file
 from schemas.base import sha256
 from schemas.head import HeadRecord
@@ -277,6 +278,24 @@ def same_bytes(first: Path, second: Path) -> None:
             assert one == other, name
 
 
+def same_atlas(first: Atlas, second: Atlas) -> None:
+    """Assert that two atlases have the same shards, rows, targets and samples, and equal bits in every array."""
+    assert (first.run.rows, first.shard_names) == (second.run.rows, second.shard_names)
+    assert first.run.spec.target_names == second.run.spec.target_names
+    assert set(first.run.arrays) == set(second.run.arrays)
+    for name in first.shard_names:
+        one, other = first.shard(name), second.shard(name)
+        assert one.samples.equals(other.samples)
+        for array in first.run.arrays:
+            assert one.array(array).tobytes() == other.array(array).tobytes(), (name, array)
+
+
+def objects_of(folder: Path) -> dict[str, bytes]:
+    """Contents of everything in a folder, by path."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 def _objects(root: Path) -> list[str]:
     """Everything in a folder but what a writer that was killed may leave behind: a hidden, unfinished object."""
     files = (path for path in root.rglob("*") if path.is_file())
@@ -321,5 +340,30 @@ def crash_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crashin
     with monkeypatch.context() as patched:
         for name in ("put", "create", "replace", "delete", "remove_temp_files"):
             patched.setattr(ObjectStore, name, crashing(getattr(ObjectStore, name)))
+        patched.setattr(Lease, "increment", lambda lease: None)  # by time, in a thread of its own
         with suppress(Crash):
             yield crash
+
+
+def crashed_copies(
+    atlas: Path, folder: Path, step: int, monkeypatch: pytest.MonkeyPatch, change: Callable[[str], object]
+) -> Iterator[tuple[int, Path]]:
+    """Yield copies of an atlas that a command was changing when it crashed, and at last one that it has changed.
+
+    Args:
+        atlas: stays as it is.
+        folder: of the copies.
+        step: crash after operation 1, 1 + step, 1 + 2 · step, … of the command.
+        monkeypatch: of the test.
+        change: the command.
+
+    Yields:
+        The operation, and the copy.
+    """
+    for k in count(1, step):
+        out = Path(shutil.copytree(atlas, folder / f"crash-{k}"))
+        with crash_after(k, monkeypatch) as crash:
+            change(str(out))
+        yield k, out
+        if not crash.happened:
+            return

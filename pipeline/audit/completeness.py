@@ -77,7 +77,7 @@ def _count_shard(atlas: MapReader, shard: ShardRecord, commit: CommitRecord) -> 
     maps = sum(_count_maps(atlas, commit, target) for target in atlas.run.spec.target_names)
     for method in atlas.methods:
         method_columns = {"shard": shard.name, "kind": "maps", "method": method, "expected": maps}
-        degenerate = atlas.commit_of(method, commit).degenerate.get(method, 0)
+        degenerate = atlas.count_degenerate(method, commit)
         yield method_columns | {"status": str(SampleStatus.OK), "count": maps - degenerate}
         if degenerate:
             reason = "the map is constant, or was not finite"

@@ -168,8 +168,11 @@ class Explainer:
         seed: see ``explain``.
         precision: see ``explain``.
         on_stage_end: called after each forward and each method.
+        first_target: number of the first targets whose maps are known. Methods that explain one class after another
+            return zeros for these, and for images whose later target is the same class.
 
     Attributes:
+        one_class_methods: those methods.
         max_batch_size: largest number of images that fit into memory; found by halving after an out-of-memory error.
     """
 
@@ -181,9 +184,13 @@ class Explainer:
         seed: int,
         precision: Precision = "full",
         on_stage_end: StageCallback = lambda stage: None,
+        first_target: int = 0,
     ) -> None:
         self.model, self.anatomy, self.methods = model, anatomy, methods
-        self.seed, self.precision, self.on_stage_end = seed, precision, on_stage_end
+        self.seed, self.precision, self.on_stage_end, self.first_target = seed, precision, on_stage_end, first_target
+        self.one_class_methods = tuple(
+            method for method in methods if method.class_specific and not method.multi_target
+        )
         self.passes: dict[BackwardPass, Capture] = {}
         for method in methods:
             needed = method.needs(anatomy) | method.backward_pass.capture
@@ -237,15 +244,23 @@ class Explainer:
                 method.name: images.new_empty(len(images), 0, *method.grid(self.anatomy)) for method in self.methods
             }
             return _to_map_batch(empty, self.methods, trace.logits)
-        per_target = tuple(method for method in self.methods if method.class_specific and not method.multi_target)
+        per_target, known = self.one_class_methods, self.first_target
         all_targets = tuple(method for method in self.methods if method not in per_target)
         values = self._compute(trace, class_ids, all_targets)
-        columns = [self._compute(trace, class_ids[:, :1], per_target)]
-        for k in range(1, count):
+        columns = [self._zeros(images)] * known or [self._compute(trace, class_ids[:, :1], per_target)]
+        for k in range(len(columns), count):
             columns.append(self._explain_extra_target(trace, class_ids[:, : k + 1], columns, per_target))
         values |= {name: torch.cat([column[name] for column in columns], 1) for name in columns[0]}
         repeated = {name: v if v.shape[1] == count else v.expand(-1, count, *v.shape[2:]) for name, v in values.items()}
         return _to_map_batch(repeated, self.methods, trace.logits)
+
+    def _zeros(self, images: Tensor) -> dict[str, Tensor]:
+        """Return what stands for the maps of a known target, and for their extra outputs."""
+        values, count = dict[str, Tensor](), len(images)
+        for method in self.one_class_methods:
+            values[method.name] = images.new_zeros(count, 1, *method.grid(self.anatomy))
+            values |= {f"{method.name}_{output}": images.new_zeros(count, 1) for output in method.extra_outputs}
+        return values
 
     def _record(self, images: Tensor, keys: Sequence[str]) -> NetworkTrace:
         of_run = self.capture, tuple(keys), self.seed, self.precision, self.passes

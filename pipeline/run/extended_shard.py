@@ -1,17 +1,20 @@
-"""A shard of the atlas that a part adds methods to: the part explains the same images, for the same classes."""
+"""A shard of the atlas that a part adds methods or targets to: the part explains the same images and classes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.explain.method import Method
 from pipeline.store import Atlas
-from schemas.errors import CorruptShardError
-from schemas.run_record import ShardRecord
-from schemas.samples import SampleStatus, class_ids
+from schemas.errors import CorruptShardError, RunFailedError
+from schemas.layout import arrays
+from schemas.run_record import RunRecord, ShardRecord
+from schemas.samples import LABEL_COLUMNS, TARGET_COLUMNS, SampleStatus, class_ids
 
 _INPUTS = ("key", "image_sha256", "label", "labels")
 """Columns that say what a map is made from, beside the texts."""
@@ -21,13 +24,20 @@ class ExtendedShard:
     """The samples of one finished shard, to which a part adds maps.
 
     Args:
-        atlas: that is extended.
+        atlas: that is extended, with the targets before those that the part adds; else with all.
+        part: record of the part.
         shard: name of the shard.
+
+    Raises:
+        RunFailedError: the atlas does not have these targets yet.
     """
 
-    def __init__(self, atlas: Atlas, shard: str) -> None:
-        self.shard = shard
-        read, targets = atlas.shard(shard), atlas.run.spec.target_names
+    def __init__(self, atlas: Atlas, part: RunRecord, shard: str) -> None:
+        self.shard, self._adds_targets, targets = shard, part.first_target > 0, atlas.run.spec.target_names
+        if targets != part.spec.target_names[: part.first_target or None]:
+            raise RunFailedError(f"{atlas.url}: lacks maps of other targets; finish them: vitatlas run {atlas.url}")
+        read = atlas.shard(shard)
+        self._maps, self._arrays = read, dict[str, NDArray[Any]]()
         self.source, self.rows = read.commit.source, read.samples.to_pylist()
         columns = [class_ids(read.samples, target, targets).fill_null(-1).to_numpy() for target in targets]
         # A text is a class of its own number in each batch, and a label that an image lacks has no map.
@@ -52,7 +62,8 @@ class ExtendedShard:
         """
         self.check_count(ordinals[-1] + 1)
         known = torch.from_numpy(self._class_ids[list(ordinals)]).to(computed.device)
-        return torch.where(known >= 0, known, computed)
+        before = computed[:, : known.shape[1]]
+        return torch.cat([torch.where(known >= 0, known, before), computed[:, known.shape[1] :]], 1)
 
     def check_count(self, count: int, whole: bool = False) -> None:
         """Make sure that there are not more samples than in the atlas.
@@ -70,28 +81,65 @@ class ExtendedShard:
             )
 
     def row(self, now: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the row of a sample in the atlas.
+        """Return the row of a sample in the atlas, with the columns of the targets that the part adds.
 
         Args:
-            now: its row as it is computed now.
+            now: its row as it is computed now, for all targets.
 
         Raises:
             CorruptShardError: it has maps in the atlas, and another image, label or text now, or cannot be explained.
         """
         self.check_count(now["ordinal"] + 1)
-        row = self.rows[now["ordinal"]]
+        row = dict(self.rows[now["ordinal"]])
         if row["status"] != SampleStatus.OK:
-            return dict(row)
+            labels = {name: now[name] for name in ("label", "labels") if row[name] is None}
+            return row | (labels if self._adds_targets else {})
         if now["status"] != SampleStatus.OK:
             raise CorruptShardError(
                 f"{row['shard']}: {row['key']} has maps in the atlas and cannot be explained now ({now['error']}); "
-                "restore its file, or use the machine and the versions that the atlas was computed with"
+                "restore its file, use the machine and the versions that the atlas was computed with, or plan another "
+                "atlas for targets that not every sample has"
             )
-        changed = [name for name in _INPUTS if now[name] != row[name]]
-        changed += ["target_texts"] * (now.get("target_texts") != row["target_texts"])
+        # Labels may not have been read where no target was a label.
+        known = [name for name in _INPUTS if not (self._adds_targets and name in LABEL_COLUMNS and row[name] is None)]
+        changed = [name for name in known if now[name] != row[name]]
+        texts = [(values.get("target_texts") or [])[: self._class_ids.shape[1]] for values in (now, row)]
+        changed += ["target_texts"] * (texts[0] != texts[1])
         if changed:
             raise CorruptShardError(
                 f"{row['shard']}: {' and '.join(changed)} of {row['key']}, which has maps in the atlas, changed; "
                 "restore its file, or plan another atlas"
             )
-        return dict(row)
+        return row | (self._added_columns(row, now) if self._adds_targets else {})
+
+    def copy_known(self, row: Mapping[str, Any], methods: Iterable[Method], slots: Mapping[str, NDArray[Any]]) -> None:
+        """Copy the stored maps of a sample for targets whose class an earlier target explains.
+
+        Args:
+            row: of the sample.
+            methods: that have not computed them, see ``Explainer.first_target``.
+            slots: rows of the part by array, [slot, …].
+        """
+        if not self._adds_targets:
+            return
+        ordinal, known = row["ordinal"], self._class_ids[row["ordinal"]].tolist()
+        added = row["target_classes"][len(known) :]
+        same = [(place, known.index(class_id)) for place, class_id in enumerate(added) if class_id in known]
+        if not same:
+            return
+        places, earlier = (list(of_pairs) for of_pairs in zip(*same, strict=True))
+        for method in methods:
+            for name in arrays(method.name, method.extra_outputs):
+                if name not in self._arrays:
+                    self._arrays[name] = self._maps.array(name)
+                slots[name][ordinal, places] = self._arrays[name][ordinal, earlier]
+
+    def _added_columns(self, row: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the columns of a sample that further targets change; what is known of the others stays."""
+        columns = {name: now.get(name) for name in LABEL_COLUMNS if row[name] is None}
+        for name in TARGET_COLUMNS:
+            known, computed = row[name], now.get(name)
+            count = self._class_ids.shape[1]
+            if computed is not None:
+                columns[name] = [*([None] * count if known is None else known), *computed[count:]]
+        return columns

@@ -205,9 +205,10 @@ def _check_existing(objects: ObjectStore, spec: RunSpec) -> RunRecord:
     out = objects.url
     atlas, planned = Atlas.open(out), read_planned(objects)
     methods = with_artifacts(registry.resolve(spec.methods or atlas.own.spec.methods), spec.artifacts)
-    # Methods that were added later may be named or not.
+    # Methods and targets that were added later may be named or not.
     run = atlas.run if {method.name for method in methods} == set(atlas.methods) else atlas.own
     targets = resolve_kinds(spec.targets, run.class_names, run.model.classes)
+    run = run.with_targets((atlas.run if targets == atlas.run.spec.targets else atlas.own).spec.targets)
     if planned.is_unlabelled and run.spec.targets == UNLABELLED and spec.has_default_targets:
         targets = UNLABELLED
     methods_and_targets = {"methods": tuple(method.spec for method in methods), "artifacts": (), "targets": targets}

@@ -175,18 +175,18 @@ def _compare_shard(
         for method, raw in maps.items():
             scaled, bounds, _ = minmax_scale(raw)
             stored, stored_bounds = arrays[method][ordinal], arrays[range_name(method)][ordinal]
-            allowed = _TOLERANCE + 2 * shard.commit_of(method).drift.get(method, 0.0)
             for index, target_kind in enumerate(worker.run.spec.target_names):
                 if not has_map(row, index, target_kind):
                     continue
+                commit = shard.commit_of(method, target_kind)
+                allowed = _TOLERANCE + 2 * commit.drift.get(method, 0.0)
                 result.maps += 1
                 result.equal += np.array_equal(scaled[index], stored[index]) and np.array_equal(
                     bounds[index], stored_bounds[index]
                 )
                 distance = _max_difference(scaled[index], bounds[index], stored[index], stored_bounds[index])
                 if not distance <= allowed:
-                    commit = shard.commit_of(method)
-                    damaged[shard.place_of(method)] = None
+                    damaged[shard.place_of(method, target_kind)] = None
                     torch_version = commit.versions["torch"]
                     result.faults.append(
                         f"{name}: the {method} map of {key} ({target_kind}) is not what is computed now, it is "

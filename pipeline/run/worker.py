@@ -43,6 +43,7 @@ from pipeline.store import Atlas, ShardWriter
 from pipeline.utils.timer import StageTimer
 from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError, UsageError
+from schemas.layout import extended_url
 from schemas.run import RunSpec
 from schemas.run_record import SourceRecord
 from schemas.samples import SampleStatus
@@ -60,7 +61,7 @@ class ExplainedSample(NamedTuple):
 
     Attributes:
         row: its columns of the sample table, without ``row`` and ``shard``.
-        maps: raw maps [K, h, w] by method; empty if the sample has none.
+        maps: raw maps [K, h, w] by method, of ``RunRecord.stored_targets``; empty if the sample has none.
         extra_outputs: values [K] by the name of their array.
     """
 
@@ -74,10 +75,10 @@ class _PendingBatch(NamedTuple):
 
     Attributes:
         batch: the images.
-        maps, extra_outputs: tensors [B, K, …] on the host, by name.
+        maps, extra_outputs: tensors on the host, by name: [B, K, …], of the targets that are stored.
         logits: float64 [B, C], on the host.
         probabilities: float64 [B, C], on the host; see ``class_probabilities``.
-        class_ids: int64 [B, K], on the host.
+        class_ids: int64 [B, K], of all targets, on the host.
         similarities: float64 [B, T], of each image and its texts, on the host.
         wait: returns when all results have arrived.
     """
@@ -106,7 +107,7 @@ class Worker:
         with_parts: explain with the methods of its parts as well; such a worker commits nothing.
 
     Raises:
-        UsageError: there is no GPU that the run needs.
+        UsageError: there is no GPU that the run needs; or ``with_parts``, and it is a part that copies some maps.
         SpecMismatchError: the model or a method has changed.
     """
 
@@ -124,6 +125,8 @@ class Worker:
         atlas, self.lease = Atlas.open(url, with_parts), lease
         self.extended = atlas.open_extended()
         self.objects, self.run, self.retry_failed, self.cache = atlas.objects, atlas.run, retry_failed, cache
+        if with_parts and self.run.first_target:
+            raise UsageError(f"{url}: is a part with some targets of an atlas; name that atlas, {extended_url(url)}")
         has_gpu = torch.cuda.is_available()
         if device == "cuda" and not has_gpu:
             raise UsageError("there is no GPU here that torch can use; use --device cpu, or fix its driver")
@@ -139,10 +142,9 @@ class Worker:
         self.tower = load_text_tower(self.run.spec, str(self.device))
         self.timer = StageTimer(self.device)
         methods, seed = registry.resolve(self.run.spec.methods), self.run.spec.seed
-        self.explainer = Explainer(
-            self.model, loaded.anatomy, methods, seed, self.run.spec.precision, on_stage_end=self.timer.lap
-        )
-        self.full_precision_explainer = Explainer(self.model, loaded.anatomy, methods, seed)
+        of_model, first = (self.model, loaded.anatomy, methods, seed), self.run.first_target
+        self.explainer = Explainer(*of_model, self.run.spec.precision, on_stage_end=self.timer.lap, first_target=first)
+        self.full_precision_explainer = Explainer(*of_model, first_target=first)
         self.config = PreprocessConfig.for_model(self.run.model, self.run.spec.geometry, self.run.spec.exif)
         self.normalize = Normalize(self.run.model.mean, self.run.model.std, next(self.model.parameters()))
         self.decoder = self._make_decoder(decode_processes)
@@ -184,6 +186,8 @@ class Worker:
             row = self.extended_shard.row(sample.row) if self.extended_shard else sample.row
             has_maps = row["status"] == SampleStatus.OK
             writer.add(row, sample.maps if has_maps else {}, sample.extra_outputs if has_maps else {})
+            if self.extended_shard and has_maps:
+                self.extended_shard.copy_known(row, self.explainer.one_class_methods, writer.slots)
         if failed is not None and self.sample_count != len(writer.rows):
             raise CorruptShardError(
                 f"{writer.shard}: had {len(writer.rows)} samples and has {self.sample_count} now; plan another atlas"
@@ -224,7 +228,7 @@ class Worker:
         self.token_norms: TokenNorms | None = None
         self.sample_count = 0
         self.timer.start()
-        self.extended_shard = ExtendedShard(self.extended, shard.name) if self.extended else None
+        self.extended_shard = ExtendedShard(self.extended, self.run, shard.name) if self.extended else None
         if self.extended_shard:
             shard = self.extended_shard.read_file(shard)
         original: SourceRecord | None = None
@@ -278,13 +282,16 @@ class Worker:
         labels = torch.tensor([_usable_labels(sample, self.run.model.classes, width) for sample in batch.samples])
         with self._text_classes(batch) as texts:
             class_ids = self._class_ids_fn(to_device(labels, self.device), texts, batch)
-            maps = self.explainer.maps(images, class_ids, keys)
+            maps, first = self.explainer.maps(images, class_ids, keys), self.run.first_target
             if self.run.spec.precision != "full" and not self.drift:
                 few = slice(0, _DRIFT_IMAGES)
                 exact = self.full_precision_explainer.maps(
                     images[few], lambda rows, _: class_ids(rows, maps.logits[rows]), keys[few]
                 )
-                self.drift = precision_error({name: values[few] for name, values in maps.items()}, exact)
+                self.drift = precision_error(
+                    {name: values[few, first:] for name, values in maps.items()},
+                    {name: values[:, first:] for name, values in exact.items()},
+                )
                 self.timer.lap("drift")
         if self.measures_norms and self.token_norms is None:
             self.token_norms = self._measure_norms(images, batch)
@@ -293,8 +300,8 @@ class Worker:
         logits = all_logits[:, : self.run.model.classes]
         return _PendingBatch(
             batch,
-            {name: _to_host(values) for name, values in maps.items()},
-            {name: _to_host(values) for name, values in maps.extra_outputs.items()},
+            {name: _to_host(values[:, first:]) for name, values in maps.items()},
+            {name: _to_host(values[:, first:]) for name, values in maps.extra_outputs.items()},
             _to_host(logits),
             _to_host(class_probabilities(self.model, logits)),
             _to_host(class_ids(slice(None), maps.logits)),

@@ -81,25 +81,37 @@ class Atlas(AtlasReader):
     @classmethod
     def _open_parts(cls, objects: ObjectStore, run: RunRecord) -> Iterator[Self]:
         planned = (store for store in part_stores(objects) if store.exists(RUN))  # else an extend was stopped before
-        for part in (cls.open(store.url, with_parts=False) for store in planned):
+        parts = (cls.open(store.url, with_parts=False) for store in planned)
+        # Those that add targets first, in the order of these: the others need the classes that they have stored.
+        for part in sorted(parts, key=lambda part: (not part.own.first_target, part.own.first_target)):
             if not part.own.is_part_of(run):
                 raise RunFailedError(f"{part.objects.url}: extends another atlas than the one it is in; remove it")
             if part.own.methods:  # else it is being removed
                 yield part
 
     def open_extended(self) -> Self | None:
-        """Return the atlas that this one is a part of, without its parts; None for an atlas that is no part.
+        """Return the atlas that this one is a part of, with the parts that add its earlier targets; else None.
 
         Raises:
             RunFailedError: the part was planned for another atlas.
         """
-        extended = self.open(extended_url(self.objects.url), with_parts=False) if self.own.extends else None
-        if extended and not self.own.is_part_of(extended.own):
+        if not self.own.extends:
+            return None
+        extended = self.open(extended_url(self.objects.url))
+        if not self.own.is_part_of(extended.own):
             raise RunFailedError(f"{self.url}: extends another atlas than the one it is in; remove it")
-        return extended
+        before = self.own.first_target or len(self.own.spec.target_names)
+        parts = (part for part in extended.parts if 0 < part.own.first_target < before)
+        return type(self)(extended.objects, extended.own, parts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open_cached, (self.objects.url, self.run.run_hash, len(self.run.shards), self.methods)
+        return _open_cached, (
+            self.objects.url,
+            self.run.run_hash,
+            len(self.run.shards),
+            self.methods,
+            self.run.spec.target_names,
+        )
 
     def __repr__(self) -> str:
         done = f"{len(self.committed)} of {len(self.run.shards)} shards"
@@ -113,7 +125,7 @@ class Atlas(AtlasReader):
             "model": f"{self.run.model.name}, {height}×{width} patches",
             **self.run.model.details,
             "methods": ", ".join(self.run.methods),
-            "targets": ", ".join(map(self.run.describe_target, self.run.spec.target_names)),
+            "targets": ", ".join(map(self.run.describe_target, self.run.stored_targets)),
             "shards": f"{len(self.shard_names):,} of {len(self.run.shards):,} done",
             "images": f"{self.run.samples:,} planned",
         }
@@ -214,7 +226,7 @@ class Atlas(AtlasReader):
         Raises:
             UsageError: the atlas has no such method.
         """
-        self.check_planned(self.run.spec.target_names[0], [method])
+        self.check_planned(self.run.stored_targets[0], [method])
         return self.to_xarray()[method]
 
     def to_xarray(self) -> "xarray.Dataset":
@@ -228,12 +240,24 @@ class Atlas(AtlasReader):
         import xarray  # takes half a second, and few need it
 
         own = xarray.open_zarr(self.zarr_store, zarr_format=3)
-        holders = {name: self.holder(name) for name in self.run.arrays}
-        others = {part: part.to_xarray() for part in dict.fromkeys(holders.values()) if part is not self}
-        if any(own.sizes["row"] != other.sizes["row"] for other in others.values()):
+        targets, arrays = self.run.stored_targets, self.run.arrays
+        if not self._done:
+            return own
+        holders = {name: [self.holder(name, target) for target in targets] for name in arrays}
+        everyone = dict.fromkeys(holder for of_array in holders.values() for holder in of_array)
+        found = {each: own if each is self else each.to_xarray() for each in everyone}
+        if any(own.sizes["row"] != other.sizes["row"] for other in found.values()):
             url = self.objects.url
             raise RunFailedError(f"{url}: shards are being appended; finish it: vitatlas run {url}")
-        return own.assign({name: others[part][name] for name, part in holders.items() if part in others})
+
+        def join(name: str, of_array: Sequence[Self]) -> "xarray.DataArray":
+            if len(set(of_array)) == 1 and of_array[0].own.stored_targets == targets:
+                return found[of_array[0]][name]
+            columns = [found[each][name].sel(target=[target]) for target, each in zip(targets, of_array, strict=True)]
+            return xarray.concat(columns, "target")
+
+        joined = {name: join(name, of_array) for name, of_array in holders.items()}
+        return xarray.Dataset(joined, attrs=own.attrs | {"targets": list(targets)})
 
     def shard(self, shard: str) -> AtlasShard:
         """Return the rows of one finished shard.
@@ -248,8 +272,8 @@ class Atlas(AtlasReader):
 
 
 @lru_cache(maxsize=16)
-def _open_cached(url: str, run_hash: str, shards: int, methods: tuple[str, ...]) -> Atlas:
-    """Open an atlas, once in this process as long as its plan, number of shards and methods are the same.
+def _open_cached(url: str, run_hash: str, shards: int, methods: tuple[str, ...], targets: tuple[str, ...]) -> Atlas:
+    """Open an atlas, once in this process as long as its plan, number of shards, methods and targets are the same.
 
     Raises:
         RunFailedError: another atlas is there now, or methods were dropped.

@@ -102,7 +102,7 @@ class JoinedMethods(MapReader):
     def atlas_of(self, shard: str) -> str:
         return self._first.atlas_of(shard) or self._first.run.run_hash
 
-    def commit_of(self, array: str, commit: CommitRecord) -> CommitRecord:
+    def count_degenerate(self, method: str, commit: CommitRecord) -> int:
         raise UsageError(f"{self.url}: shards of several networks have no commit in common; name one atlas")
 
     def locate(self, shard: str) -> Location:

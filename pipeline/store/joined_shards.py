@@ -35,7 +35,7 @@ class JoinedShards(MapReader):
         first, *others = self._atlases = tuple(atlases)
         _refuse_overlaps(self._atlases)
         planned = first.own.with_shards_of(other.own for other in others)
-        self._run = planned.joined([first.run])
+        self._run = planned.joined([first.run], first.run.spec.targets)
         self._first_rows: dict[str, int] = {}
         self._owners: dict[str, AtlasReader] = {}
         for atlas in self._atlases:
@@ -96,8 +96,8 @@ class JoinedShards(MapReader):
     def record(self, shard: str) -> CommitRecord:
         return self._owners[shard].record(shard)
 
-    def commit_of(self, array: str, commit: CommitRecord) -> CommitRecord:
-        return self._owners[commit.shard].commit_of(array, commit)
+    def count_degenerate(self, method: str, commit: CommitRecord) -> int:
+        return self._owners[commit.shard].count_degenerate(method, commit)
 
     def parts_of(self, shard: str, methods: Sequence[str]) -> dict[str, str]:
         return self._owners[shard].parts_of(shard, methods)

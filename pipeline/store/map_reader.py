@@ -41,12 +41,14 @@ class Location(NamedTuple):
         run_hash: of its run.
         shards: number of its shards.
         methods: names of its methods.
+        targets: its targets.
     """
 
     url: str
     run_hash: str
     shards: int
     methods: tuple[str, ...]
+    targets: tuple[str, ...]
 
 
 class MapReader(ABC):
@@ -92,11 +94,11 @@ class MapReader(ABC):
         """Return the present commit of one finished shard."""
 
     @abstractmethod
-    def commit_of(self, array: str, commit: CommitRecord) -> CommitRecord:
-        """Return the commit with an array of a shard, which that of a part may be.
+    def count_degenerate(self, method: str, commit: CommitRecord) -> int:
+        """Return the number of maps of a method in a shard that are constant or not finite.
 
         Args:
-            array: name of the array, such as that of a method.
+            method: name of the method.
             commit: own commit of the shard.
         """
 
@@ -200,7 +202,7 @@ class MapReader(ABC):
         return Frame.of(self.run)
 
     def check_classes(self, target: str, methods: Sequence[str]) -> str | None:
-        """Return a sentence on images of which joined atlases explain different classes; None if there are none.
+        """Count the images for which joined atlases explain different classes, in a sentence; None if there are none.
 
         Args:
             target: the target.
@@ -373,7 +375,7 @@ class MapReader(ABC):
         """
         if array not in self.run.arrays:
             self._check_method(array)
-        return self.run.spec.target_names.index(self.find_target(target))
+        return self.run.stored_targets.index(self.find_target(target))
 
     def check_planned(self, target: str, methods: Iterable[str]) -> None:
         """Check that the run has a target kind and methods. Nothing is read.
@@ -395,18 +397,22 @@ class MapReader(ABC):
         Raises:
             UsageError: the run has no such target.
         """
-        targets, (kind, _, name) = self.run.spec.target_names, target.partition(":")
+        targets, (kind, _, name) = self.run.stored_targets, target.partition(":")
         if target in targets:
             return target
         if kind == "class" and name:
             target = f"class:{find_class(name, self.run.class_names, self.run.model.classes)}"
         if target not in targets:
-            names = ", ".join(map(self.run.describe_target, targets))
-            raise UsageError(
-                f"{self.url}: has no target {target!r}; it has {names}{suggest(target, targets)}; "
-                "name one with --target, or as target in the policy"
-            )
+            raise self._no_target(target)
         return target
+
+    def _no_target(self, target: str) -> UsageError:
+        targets = self.run.stored_targets
+        names = ", ".join(map(self.run.describe_target, targets))
+        return UsageError(
+            f"{self.url}: has no target {target!r}; it has {names}{suggest(target, targets)}; "
+            "name one with --target, or as target in the policy"
+        )
 
     def find_class_target(self, target: str) -> str:
         """Return a target by its name in the atlas, see ``find_target``, if it explains classes.

@@ -68,7 +68,7 @@ class MatchedRows:
         return views
 
     def has_other_class(self, samples: pa.Table, run: RunRecord, target: str) -> NDArray[np.bool_]:
-        """Return the samples of which the other atlas has maps that explain another class or text: bool [n].
+        """Return which samples have maps of another class or text in the other atlas: bool [n].
 
         Args:
             samples: their sample table here, with ``columns_of_target``.

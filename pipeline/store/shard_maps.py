@@ -154,5 +154,10 @@ class ShardMaps(ABC):
         return views
 
     def has_one_class(self, target: str, methods: Sequence[str]) -> NDArray[np.bool_]:
-        """Return the samples of which all methods explain the same class, or text, of a target: bool [rows]."""
+        """Return which samples have maps of one class or text, whichever method made them: bool [rows].
+
+        Args:
+            target: target kind.
+            methods: names of methods.
+        """
         return np.ones(len(self.samples), bool)

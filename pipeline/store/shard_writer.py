@@ -66,15 +66,16 @@ class ShardWriter:
 
         Args:
             row: columns of the sample table except ``row`` and ``shard``.
-            maps: raw maps [K, h, w] by method; empty if the sample has no maps. Those of targets that it lacks are
-                not kept.
+            maps: raw maps [K, h, w] by method, of ``RunRecord.stored_targets``; empty if the sample has no maps. Those
+                of targets that it lacks are not kept.
             extra_outputs: numbers [K] by the name of their array.
 
         Raises:
             CorruptShardError: another sample had this position before.
         """
-        ordinal, targets = row["ordinal"], enumerate(self.run.spec.target_names)
-        present = [place for place, target in targets if not maps or has_map(row, place, target)]
+        ordinal, first = row["ordinal"], self.run.first_target
+        targets = enumerate(self.run.stored_targets)
+        present = [place for place, target in targets if not maps or has_map(row, first + place, target)]
         for name, raw in maps.items():
             scaled, bounds, flags = minmax_scale(raw[present])
             self.slots[name][ordinal, present] = scaled

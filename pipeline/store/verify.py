@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.store import zarr_arrays
@@ -24,7 +25,7 @@ from schemas.base import sha256
 from schemas.commits import CommitRecord, ObjectRecord
 from schemas.errors import RunFailedError, ShardReplacedError, UsageError
 from schemas.layout import ArraySpec, commit_object, quarantine_object, samples_object, shard_object
-from schemas.samples import SampleStatus
+from schemas.samples import LABEL_COLUMNS, TARGET_COLUMNS, SampleStatus
 
 _DERIVED = (layout.LABELS, layout.SCORES, layout.AUDIT)
 
@@ -84,15 +85,29 @@ def verify(atlas: Atlas, progress: Callable[[int, int], None] = lambda done, tot
 
 
 def _difference_of_part(atlas: Atlas, part: Atlas, name: str, shard: str) -> str | None:
-    """Return how the samples of a part differ from those of its atlas, if they do."""
+    """Return how the samples of a part differ from those of its atlas, if they do, but for further targets."""
     try:
         if atlas.record(shard).statuses != part.record(shard).statuses:
             url = atlas.objects.url
             return f"{name}: {shard} lacks maps of samples that were retried; vitatlas run {url} --retry-failed"
-        same = atlas.samples_of(shard).equals(part.samples_of(shard))
+        own, other = Atlas(atlas.objects, atlas.own).samples_of(shard), part.samples_of(shard)
+        same = own.equals(other) if atlas.own.spec.targets == part.own.spec.targets else _begin_alike(own, other)
     except RunFailedError:
         return None  # it has a fault of its own
     return None if same else f"{name}: {shard} has other samples than the atlas"
+
+
+def _begin_alike(samples: pa.Table, others: pa.Table) -> bool:
+    """Return whether all values of samples are in others, which may have values of further targets."""
+    columns = [name for name in samples.column_names if name not in (*TARGET_COLUMNS, *LABEL_COLUMNS)]
+    if not samples.select(columns).equals(others.select(columns)):
+        return False
+    rows = (table.select([*TARGET_COLUMNS, *LABEL_COLUMNS]).to_pylist() for table in (samples, others))
+    return all(
+        value is None or (value == other[name] if name in LABEL_COLUMNS else value == (other[name] or [])[: len(value)])
+        for row, other in zip(*rows, strict=True)
+        for name, value in row.items()
+    )
 
 
 def _verify_own(atlas: Atlas, progress: Callable[[int, int], None]) -> VerifyResult:
@@ -110,8 +125,8 @@ def _verify_own(atlas: Atlas, progress: Callable[[int, int], None]) -> VerifyRes
         result.faults += _commit_faults(atlas)
         return result
     expected, parts = _run_objects(atlas), {part.objects.url for part in atlas.parts}
-    dropped = _dropped_arrays(atlas)
-    shard_results = concurrent_map(partial(_verify_shard, atlas, dropped), range(len(atlas.run.shards)))
+    dropped, alone = _dropped_arrays(atlas), Atlas(atlas.objects, atlas.own)
+    shard_results = concurrent_map(partial(_verify_shard, alone, dropped), range(len(atlas.run.shards)))
     across = _AcrossShards()
     for done, (shard, shard_result) in enumerate(zip(atlas.run.shards, shard_results, strict=True), 1):
         result.objects += shard_result.objects
@@ -356,7 +371,7 @@ def _verify_rows(shard: AtlasShard, name: str, spec: ArraySpec, data: bytes | No
     present = np.isfinite(values) if np.isnan(spec.empty) else values != spec.empty
     noun = f"{name} map" if spec is layout.MAP else name
     faults = []
-    for index, target in enumerate(shard.run.spec.target_names):
+    for index, target in enumerate(shard.run.stored_targets):
         found = present[shard.has_maps_of(target), index]
         missing = int((~found).any(tuple(range(1, found.ndim))).sum())
         if missing:

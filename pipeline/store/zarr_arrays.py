@@ -83,10 +83,10 @@ def _metadata(run: RunRecord) -> dict[str, Buffer]:
     """Return the metadata objects of the plan by their key in the Zarr store."""
     contents: dict[str, Buffer] = {}
     store = MemoryStore(contents)
-    group = zarr.create_group(store, attributes={"targets": list(run.spec.target_names), "run": run.run_hash})
-    targets = len(run.spec.target_names)
+    group = zarr.create_group(store, attributes={"targets": list(run.stored_targets), "run": run.run_hash})
+    targets = len(run.stored_targets)
     target = group.create_array("target", shape=(targets,), dtype=str, dimension_names=("target",))
-    target[:] = np.asarray(run.spec.target_names, dtype=object)
+    target[:] = np.asarray(run.stored_targets, dtype=object)
     for name, spec in run.arrays.items():
         attributes = dict(run.methods[name]) if spec is layout.MAP else _ATTRIBUTES.get(spec, {})
         _create_array(group, name, spec, (run.rows, *row_shape(spec, run)), run, attributes)
@@ -114,7 +114,7 @@ def row_shape(spec: ArraySpec, run: RunRecord) -> tuple[int, ...]:
         spec: description of the array.
         run: record of the run.
     """
-    sizes = dict(zip(("target", "y", "x", "bound"), (len(run.spec.target_names), *run.model.grid, 2), strict=True))
+    sizes = dict(zip(("target", "y", "x", "bound"), (len(run.stored_targets), *run.model.grid, 2), strict=True))
     return tuple(sizes[dim] for dim in spec.dims[1:])
 
 

@@ -42,8 +42,8 @@ def test_status_and_verify_tell_what_a_part_lacks(copy: Path, vitatlas: Any) -> 
     assert f"resume with: vitatlas run {copy}" in out
     (described,) = json.loads(vitatlas("status", copy, "--json")[1])["parts"]
     assert described == {
-        "folder": f"parts/{Path(part.objects.url).name}", "methods": ["edges"], "done": 1, "planned": 2,
-        "quarantined": {},
+        "folder": f"parts/{Path(part.objects.url).name}", "methods": ["edges"], "targets": ["label", "predicted"],
+        "done": 1, "planned": 2, "quarantined": {},
     }  # fmt: skip
     assert vitatlas("verify", copy, "--recompute", "0")[0] == 75
     code, _, error = vitatlas("audit", copy, "--methods", "edges", "--images", "0")
@@ -80,7 +80,7 @@ def test_extend_appends_shards_and_verify_names_products_without_them(
         (("--methods", ""), "there is nothing to add; name methods with --methods"),
         (("--methods", "edges", "--cache", "s3://bucket"), "--cache s3://bucket: is a URL"),
         (("--methods", "edges", "--artifact", "nowhere"), "nowhere: "),
-        (("--methods", "edges", "--shards", "a.tar"), "add methods with a command of their own"),
+        (("--methods", "edges", "--shards", "a.tar"), "add others with a command of their own"),
         (("--shards", "nowhere.tar"), "nowhere.tar: no such shard"),
     ],
 )

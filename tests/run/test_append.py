@@ -5,12 +5,11 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import FAST, crash_after, in_one_process, samples, write_tar
+from support import FAST, crashed_copies, in_one_process, objects_of, same_atlas, samples, write_tar
 
 from pipeline.audit.verify_products import verify_products
 from pipeline.label import label
@@ -35,27 +34,9 @@ from schemas.run_record import AppendedRecord
 ADDED = "attn_gradcam"
 
 
-def objects_of(folder: Path) -> dict[str, bytes]:
-    """Contents of everything in a folder, by path."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
 def may_change(name: str) -> bool:
     """The two kinds of objects that are written again: the list, and the metadata that tell the length of arrays."""
     return name == APPENDED or name.endswith("zarr.json") or "/target/c/" in name
-
-
-def same_atlas(first: Atlas, second: Atlas) -> None:
-    """Assert that two atlases have the same shards, rows, samples, and equal bits in every array."""
-    assert first.own.shards == second.own.shards
-    assert (first.run.rows, first.shard_names) == (second.run.rows, second.shard_names)
-    assert first.samples().equals(second.samples())
-    assert set(first.run.arrays) == set(second.run.arrays)
-    for name in first.shard_names:
-        for array in first.run.arrays:
-            assert first.shard(name).array(array).tobytes() == second.shard(name).array(array).tobytes(), (name, array)
-    assert first.to_xarray().equals(second.to_xarray())
 
 
 @dataclass(frozen=True)
@@ -113,7 +94,10 @@ def test_appending_changes_no_row_and_gives_the_atlas_of_one_plan(made: World) -
     assert new == {"part-2", "part-3", "appended"}
     atlas = Atlas.open(str(made.appended))
     assert atlas.own.run_hash == Atlas.open(str(made.before)).own.run_hash
-    same_atlas(atlas, Atlas.open(str(made.at_once)))
+    at_once = Atlas.open(str(made.at_once))
+    same_atlas(atlas, at_once)
+    assert atlas.own.shards == at_once.own.shards
+    assert atlas.to_xarray().equals(at_once.to_xarray())
 
 
 def test_appended_shards_are_verified_and_read_like_the_rest(made: World) -> None:
@@ -333,10 +317,8 @@ def test_a_crash_at_any_moment_of_an_append_is_mended(
     made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     before, after = objects_of(made.before), objects_of(made.appended)
-    for k in count(1, step):
-        out = shutil.copytree(made.before, tmp_path / f"crash-{k}")
-        with crash_after(k, monkeypatch) as crash:
-            append(str(out), made.later, INLINE)
+    copies = crashed_copies(made.before, tmp_path, step, monkeypatch, lambda url: append(url, made.later, INLINE))
+    for k, out in copies:
         now = objects_of(out)
         assert all(now[name] == data for name, data in before.items() if not may_change(name)), k
         atlas = Atlas.open(str(out))
@@ -349,6 +331,4 @@ def test_a_crash_at_any_moment_of_an_append_is_mended(
         now = objects_of(out)
         assert now.keys() == after.keys()
         assert all(now[name] == data for name, data in after.items() if "commits/" not in name), k
-        if not crash.happened:
-            break
     assert k > 30, k

@@ -3,12 +3,11 @@
 import json
 import shutil
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import FAST, crash_after, in_one_process, samples, soak_after, write_tar
+from support import FAST, crashed_copies, in_one_process, samples, soak_after, write_tar
 
 from pipeline.audit.verify_products import verify_products
 from pipeline.label import label
@@ -143,17 +142,12 @@ def test_a_crash_at_any_moment_of_a_drop_is_mended(
 ) -> None:
     done = Path(shutil.copytree(made, tmp_path / "done"))
     drop(str(done), methods)
-    for k in count(1, step):
-        out = shutil.copytree(made, tmp_path / f"crash-{k}")
-        with crash_after(k, monkeypatch) as crash:
-            drop(str(out), methods)
+    for k, out in crashed_copies(made, tmp_path, step, monkeypatch, lambda url: drop(url, methods)):
         assert [fault for fault in verify(Atlas.open(str(out))).faults if "zarr.json" not in fault] == []
         with suppress(UsageError):  # all of it was done, and the methods are not known any more
             drop(str(out), methods)
         (out / "lease.json").unlink(missing_ok=True)
         assert contents(out) == contents(done), k
-        if not crash.happened:
-            break
     assert k > 9
 
 
