@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.explain.head import Head
 from pipeline.explain.head_modules import ZeroShotHead
@@ -110,3 +111,17 @@ def texts_as_classes(
     first, own = len(head.text), head.text
     with head.with_texts(tower.embed(texts).to(own)):
         yield torch.arange(first, first + len(texts), device=own.device).reshape(len(samples), count)
+
+
+def text_similarities(model: nn.Module, logits: Tensor, texts: Tensor) -> Tensor:
+    """Return the cosines of images and their texts, from logits a · cosine + b: float64 [B, T].
+
+    Args:
+        model: with a zero-shot head, if there are texts.
+        logits: float64 [B, C], with those of the texts.
+        texts: int64 [B, T], class ids of the texts.
+    """
+    if not texts.shape[1]:
+        return logits[:, :0]
+    head: Any = model.head
+    return (logits.gather(1, texts) - head.bias.double()) / head.scale.double()

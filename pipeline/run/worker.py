@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.explainer import ClassIdsFn, Explainer, precision_error
+from pipeline.explain.explainer import Explainer, precision_error
 from pipeline.explain.head_modules import ZeroShotHead
 from pipeline.explain.load import LoadedModel, load_model
 from pipeline.explain.model_state import preserve_model_state
@@ -22,7 +22,6 @@ from pipeline.explain.readout import class_probabilities
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.token_norms import summarize_norms, token_norms
 from pipeline.read import (
-    DecodedSample,
     DecoderPool,
     ImageBatch,
     LabelRule,
@@ -33,12 +32,13 @@ from pipeline.read import (
     describe_source,
     iter_batches,
 )
+from pipeline.run.batch_class_ids import batch_class_ids
 from pipeline.run.execution import Device, check_decode_device
 from pipeline.run.extended_shard import ExtendedShard
 from pipeline.run.gpu_decode import DeviceDecoder, to_device
 from pipeline.run.plan import check_methods, check_model, package_versions
 from pipeline.run.sample_columns import check_unchanged, prediction_columns, sample_columns, target_columns
-from pipeline.run.sample_texts import load_text_tower, texts_as_classes
+from pipeline.run.sample_texts import load_text_tower, text_similarities, texts_as_classes
 from pipeline.store import Atlas, ShardWriter
 from pipeline.utils.timer import StageTimer
 from schemas.commits import CommitRecord
@@ -278,10 +278,8 @@ class Worker:
             return _PendingBatch(batch, {}, {}, nothing, nothing, nothing, nothing, lambda: None)
         keys = [sample.key for sample in batch.samples]
         images = self.normalize(to_device(torch.as_tensor(batch.pixels), self.device))
-        width = max(1, most_labels(self.run.spec.targets))
-        labels = torch.tensor([_usable_labels(sample, self.run.model.classes, width) for sample in batch.samples])
         with self._text_classes(batch) as texts:
-            class_ids = self._class_ids_fn(to_device(labels, self.device), texts, batch)
+            class_ids = batch_class_ids(self.run, batch.samples, texts, self.device, self.extended_shard)
             maps, first = self.explainer.maps(images, class_ids, keys), self.run.first_target
             if self.run.spec.precision != "full" and not self.drift:
                 few = slice(0, _DRIFT_IMAGES)
@@ -305,7 +303,7 @@ class Worker:
             _to_host(logits),
             _to_host(class_probabilities(self.model, logits)),
             _to_host(class_ids(slice(None), maps.logits)),
-            _to_host(self._similarities(all_logits, texts)),
+            _to_host(text_similarities(self.model, all_logits, texts)),
             self._record_event(),
         )
 
@@ -326,13 +324,6 @@ class Worker:
         if self.tower is None or not isinstance(head, ZeroShotHead):
             return nullcontext(torch.empty(len(batch.samples), 0, dtype=torch.int64))
         return texts_as_classes(head, self.tower, batch.samples, len(targets))
-
-    def _similarities(self, logits: Tensor, texts: Tensor) -> Tensor:
-        """Return the cosines [B, T] of images and their texts, from logits a · cosine + b."""
-        if not texts.shape[1]:
-            return logits[:, :0]
-        head: Any = self.model.head
-        return (logits.gather(1, texts) - head.bias.double()) / head.scale.double()
 
     def _record_event(self) -> Callable[[], None]:
         """Return a function that waits until the device has done everything that is queued so far."""
@@ -371,29 +362,6 @@ class Worker:
                     {name: values[index] for name, values in extra_outputs.items()},
                 )
 
-    def _class_ids_fn(self, labels: Tensor, texts: Tensor, batch: ImageBatch) -> ClassIdsFn:
-        ordinals = [sample.ordinal for sample in batch.samples]
-        targets = [target.partition(":")[::2] for target in self.run.spec.target_names]
-
-        def class_ids(rows: slice, logits: Tensor) -> Tensor:
-            columns, own_texts = [], iter(texts[rows].unbind(1))
-            logits = logits[:, : self.run.model.classes]
-            for name, argument in targets:
-                if name == "label":
-                    columns.append(labels[rows, int(argument or 1) - 1])
-                elif name == "predicted":
-                    columns.append(logits.argmax(1))
-                elif name == "top":  # of equal logits the first class, as argmax
-                    columns.append(logits.sort(dim=1, descending=True, stable=True).indices[:, int(argument) - 1])
-                elif name == "text":
-                    columns.append(next(own_texts))
-                else:
-                    columns.append(torch.full_like(labels[rows, 0], int(argument)))
-            computed = torch.stack(columns, 1)
-            return self.extended_shard.class_ids(ordinals[rows], computed) if self.extended_shard else computed
-
-        return class_ids
-
 
 def _label_rule(spec: RunSpec) -> LabelRule:
     """Return how a run reads labels. Those that it does not explain are read for its sample table."""
@@ -405,10 +373,3 @@ def _label_rule(spec: RunSpec) -> LabelRule:
 def _to_host(values: Tensor) -> Tensor:
     """Copy a tensor to pinned memory of the host without waiting."""
     return values.to("cpu", non_blocking=True)
-
-
-def _usable_labels(sample: DecodedSample, classes: int, count: int) -> list[int]:
-    """Return the first labels; where there is none a usable class, whose map is not kept and costs nothing further."""
-    given = sample.labels or (() if sample.label is None else (sample.label,))
-    usable = [label for label in given[:count] if 0 <= label < classes] or [0]
-    return usable + [usable[0]] * (count - len(usable))
