@@ -1,8 +1,9 @@
 """Model together with the methods that explain it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from pipeline.explain.explainer import Explainer
 from pipeline.metrics.linear_as_convolution import LinearAsConvolution
 from pipeline.metrics.patch_mixing import PatchMixer, make_patch_mixer
 from pipeline.utils.random import rng_for
+
+_BATCH_SIZE = {"cpu": 32, "cuda": 128}
+"""Images of ``explain_copies`` that are explained together, by device type."""
 
 
 @dataclass
@@ -61,6 +65,27 @@ class ExplainedModel:
         wanted = torch.from_numpy(class_ids)
         with LinearAsConvolution():
             return self._explainers[chosen].maps(images, lambda rows, _: wanted[rows], keys)
+
+    def explain_copies(
+        self, copies: Iterable[Tensor], class_ids: NDArray[np.int64], keys: Sequence[str], names: Sequence[str] = ()
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield raw maps [B, K, h, w] by method for each of several versions of the same images.
+
+        As many as make a batch of 32 images, on a GPU of 128, are computed together, since a shard may give few images.
+
+        Args:
+            copies: versions of the images, each float [B, 3, H, W], normalized.
+            class_ids: see ``explain``; the same for all versions, as are the keys.
+            keys: see ``explain``.
+            names: see ``explain``.
+        """
+        size, remaining = len(keys), iter(copies)
+        at_once = max(1, _BATCH_SIZE[self.mean.device.type] // size)
+        while group := list(islice(remaining, at_once)):
+            together = np.tile(class_ids, (len(group), 1))
+            maps = self.explain(torch.cat(group), together, [*keys] * len(group), names)
+            for first in range(0, len(group) * size, size):
+                yield {name: values[first : first + size] for name, values in maps.items()}
 
     def with_model(self, model: nn.Module) -> "ExplainedModel":
         """Return the same methods with another model of the same architecture."""

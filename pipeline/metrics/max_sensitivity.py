@@ -58,10 +58,12 @@ class MaxSensitivity(Metric):
         images, model, methods = batch.images, batch.model, list(batch.maps)
         generators = [rng_for("faith sensitivity", key, batch.seed) for key in batch.keys]
         largest = {method: np.zeros(batch.class_ids.shape) for method in methods}
-        for _ in range(self.samples):
-            noise = np.stack([rng.uniform(-self.radius, self.radius, images.shape[1:]) for rng in generators])
-            noisy = images + torch.from_numpy(noise).to(images)
-            changed = model.explain(noisy, batch.class_ids, batch.keys, methods)
+        noises = (
+            np.stack([rng.uniform(-self.radius, self.radius, images.shape[1:]) for rng in generators])
+            for _ in range(self.samples)
+        )
+        noisy = (images + torch.from_numpy(noise).to(images) for noise in noises)
+        for changed in model.explain_copies(noisy, batch.class_ids, batch.keys, methods):
             for method in methods:
                 change = relative_change(batch.raw_maps[method].cpu().numpy(), changed[method].cpu().numpy())
                 largest[method] = np.maximum(largest[method], change)

@@ -50,8 +50,9 @@ class NoiseSensitivity(Metric):
         model, methods = batch.model, list(batch.maps)
         generators = [rng_for("faith noise sensitivity", key, batch.seed) for key in batch.keys]
         noise = gaussian_noise(batch.images, generators)
-        for name, sigma in SIGMAS.items():
-            noisy = model.explain(batch.images + sigma * noise, batch.class_ids, batch.keys, methods)
+        copies = (batch.images + sigma * noise for sigma in SIGMAS.values())
+        maps = model.explain_copies(copies, batch.class_ids, batch.keys, methods)
+        for name, noisy in zip(SIGMAS, maps, strict=True):
             for method in methods:
                 yield MetricValue(
                     method, name, abs_spearman(batch.raw_maps[method].cpu().numpy(), noisy[method].cpu().numpy())

@@ -1,6 +1,6 @@
 """Model parameter randomization test: maps of a randomized model must be other maps."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.explain import MapBatch
 from pipeline.explain.module_classes import NETWORKS, base_class
-from pipeline.metrics.explained_model import ExplainedModel
 from pipeline.metrics.metric import Metric, MetricBatch, MetricCost, MetricValue
 from pipeline.metrics.noise_sensitivity import gaussian_noise
 from pipeline.metrics.similarity import abs_spearman
@@ -65,8 +63,9 @@ class ParameterRandomization(Metric):
 
     def compute(self, batch: MetricBatch) -> Iterator[MetricValue]:
         module = deepcopy(batch.model.model)
-        model, methods = batch.model.with_model(module), list(batch.maps)
-        maps, smooth_maps = _to_numpy(batch.raw_maps), self._compute_smooth_maps(model, batch)
+        model, methods, noisy = batch.model.with_model(module), list(batch.maps), self._add_noise(batch)
+        same = batch.class_ids, batch.keys, methods
+        maps, smooth_maps = _to_numpy(batch.raw_maps), _mean_maps(model.explain_copies(noisy, *same), self.samples)
         measured = measured_stages(module, self.blocks)
         similarity, smooth_similarity = (
             {method: np.zeros(batch.class_ids.shape) for method in methods} for _ in range(2)
@@ -75,8 +74,8 @@ class ParameterRandomization(Metric):
         for stage in randomize_cascading(module, batch.model.randomized_parameters(batch.seed)):
             if stage not in measured:
                 continue
-            stage_maps = _to_numpy(model.explain(batch.images, batch.class_ids, batch.keys, methods))
-            smooth_stage_maps = self._compute_smooth_maps(model, batch)
+            copies = model.explain_copies([batch.images, *noisy], *same)
+            stage_maps, smooth_stage_maps = _to_numpy(next(copies)), _mean_maps(copies, self.samples)
             for method in methods:
                 similarity[method] += abs_spearman(maps[method], stage_maps[method])
                 if self.samples:
@@ -87,19 +86,22 @@ class ParameterRandomization(Metric):
             if self.samples:
                 yield MetricValue(method, "smprt", smooth_similarity[method] / len(measured))
 
-    def _compute_smooth_maps(self, model: ExplainedModel, batch: MetricBatch) -> MapsByMethod:
-        """Average the maps of noisy images, whose noise is the same at every stage."""
-        mean_maps = {method: np.zeros((*batch.class_ids.shape, *model.anatomy.grid)) for method in batch.maps}
+    def _add_noise(self, batch: MetricBatch) -> list[Tensor]:
+        """Return noisy versions of the images, the same for every stage."""
         generators = [rng_for("faith smprt", key, batch.seed) for key in batch.keys]
-        for _ in range(self.samples):
-            noisy = batch.images + self.noise * gaussian_noise(batch.images, generators)
-            maps = model.explain(noisy, batch.class_ids, batch.keys, list(batch.maps))
-            for method in batch.maps:
-                mean_maps[method] += maps[method].cpu().numpy() / self.samples
-        return mean_maps
+        return [batch.images + self.noise * gaussian_noise(batch.images, generators) for _ in range(self.samples)]
 
 
-def _to_numpy(maps: MapBatch) -> MapsByMethod:
+def _mean_maps(copies: Iterable[Mapping[str, Tensor]], count: int) -> MapsByMethod:
+    """Return the means of the maps of a number of versions of the same images."""
+    means: MapsByMethod = {}
+    for maps in copies:
+        for method, values in _to_numpy(maps).items():
+            means[method] = means.get(method, 0.0) + values / count
+    return means
+
+
+def _to_numpy(maps: Mapping[str, Tensor]) -> MapsByMethod:
     return {method: values.cpu().numpy().astype(np.float64) for method, values in maps.items()}
 
 

@@ -11,9 +11,11 @@ from support import images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import explain
+from pipeline.metrics import explained_model
 from pipeline.metrics.adcc import ADCC
 from pipeline.metrics.deletion_insertion import DeletionInsertion
 from pipeline.metrics.diffmask_curves import DiffMaskCurves
+from pipeline.metrics.explained_model import ExplainedModel
 from pipeline.metrics.masked_forward import make_baseline
 from pipeline.metrics.max_sensitivity import MaxSensitivity
 from pipeline.metrics.parameter_randomization import ParameterRandomization
@@ -117,6 +119,29 @@ def test_cost_is_what_is_asked_at_most() -> None:
         model.copies.clear()
         compute(metric, replace(batch))
         assert 0 < len(model.copies) <= 3 * metric.cost(1).forwards
+
+
+@pytest.mark.parametrize(("batch_size", "together"), [(6, [6, 6, 3]), (100, [15]), (2, [3] * 5)])
+def test_versions_of_few_images_are_explained_together_with_the_same_maps(
+    batch_size: int, together: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(explained_model._BATCH_SIZE, "cpu", batch_size)
+    batch = make_batch(small_vit(), ["legrad", "gradcam", "random"])
+    versions = [batch.images + 0.1 * number for number in range(5)]
+    alone = [batch.model.explain(images, CLASS_IDS, KEYS) for images in versions]
+    sizes, original = list[int](), ExplainedModel.explain
+
+    def explain_counted(model: ExplainedModel, images: Tensor, *args: object) -> object:
+        sizes.append(len(images))
+        return original(model, images, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ExplainedModel, "explain", explain_counted)
+    found = list(batch.model.explain_copies(iter(versions), CLASS_IDS, KEYS))
+    assert sizes == together
+    for maps, expected in zip(found, alone, strict=True):
+        assert list(maps) == list(expected)
+        for name, values in maps.items():
+            torch.testing.assert_close(values, expected[name], rtol=1e-9, atol=1e-12)
 
 
 def test_black_is_black_and_mean_is_the_mean_and_noise_is_of_its_key() -> None:
