@@ -227,7 +227,7 @@ def methods() -> Iterator[str]:
             ("property", "value"),
             ("map of", "the class" if method.class_specific else "the image, the same for every class"),
             ("cost in forwards", method.cost),
-            ("needs of a network", NEEDS[method().requires]),
+            ("needs of a network", "; ".join(NEEDS[each] for each in method().requires)),
             ("in a run that names no methods", "yes" if method.default else "no"),
             ("refused", refused or "never"),
             ("source", method.paper),

@@ -56,7 +56,7 @@ class BackwardPass:
         """What the pass needs recorded."""
         if self.rules is None:
             return Capture.LAST_BLOCK
-        return Capture.GAMMA if self.rules.gamma or self.rules.embedding_gamma else Capture.RULES
+        return Capture.GAMMA if self.rules.gamma or self.rules.convolution_gamma else Capture.RULES
 
 
 ORDINARY = BackwardPass()

@@ -84,10 +84,9 @@ def _describe_any(model: Any, size: Size | None, no_attention: str) -> Network:
         reason = f"its last linear layer does not have its {classes} outputs, so that these may be no logits"
     if reason:
         raise UnsupportedModel(f"{family} cannot be explained: {reason}")
-    missing = {
-        Requirement.ATTENTION: no_attention,
-        Requirement.LAYERS: "there are rules for the layers of plain vision transformers only",
-    }
+    missing = {Requirement.ATTENTION: no_attention}
+    if run.no_rule:
+        missing[Requirement.LAYERS] = run.no_rule
     features: tuple[FeatureLayer, ...] = ()
     try:
         features = find_features(model, run, size)
@@ -107,6 +106,7 @@ def _describe_any(model: Any, size: Size | None, no_attention: str) -> Network:
         prefix_tokens=features[0].prefix_tokens if features else 0,
         readout="mean" if pools else "features" if apart else "other",
         has_linear_readout=pools and is_linear(model, features[0]),
+        attention_modules=() if run.no_rule else run.attention,
     )
 
 

@@ -1,4 +1,4 @@
-"""γ rule of linear functions, and relevance of their biases."""
+"""γ rule of linear functions, alone or merged with a batch norm, and relevance of their biases."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class _Call:
         weight: W.
         bias: b.
         options: further arguments of the function.
-        output: y.
+        is_shared: whether more than a batch norm takes y, so that the two are no layer of their own.
         signed: sign(y) · s, handed from the output to the input in a backward pass.
     """
 
@@ -33,12 +33,12 @@ class _Call:
     weight: Tensor
     bias: Tensor | None
     options: tuple[Any, ...]
-    output: Tensor | None = None
+    is_shared: bool = False
     signed: Tensor | None = None
 
-    def magnitude(self) -> Tensor:
+    def magnitude(self, bias: Tensor | None) -> Tensor:
         """Compute |W| |x| + |b|."""
-        bias = None if self.bias is None else upcast(self.bias).abs()
+        bias = None if bias is None else upcast(bias).abs()
         result: Tensor = self.func(upcast(self.input).abs(), upcast(self.weight).abs(), bias, *self.options)
         return result
 
@@ -48,6 +48,30 @@ class _Call:
         if self.func is F.linear:
             return gradient @ weight
         return conv2d_input(self.input.shape, weight, gradient, *self.options)
+
+
+@dataclass
+class _Result:
+    """The numbers whose contributions a γ rule counts: y, or a y + c behind a batch norm.
+
+    Attributes:
+        output: y, without a graph.
+        counts: returns whether it is these numbers that count.
+        scale: a of each channel, [C, 1, 1], and None without a batch norm.
+        shift: c, likewise.
+    """
+
+    output: Tensor
+    counts: Callable[[], bool] = lambda: True
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+    def magnitude(self, call: _Call) -> Tensor:
+        """Compute the sum of the absolute contributions."""
+        if self.scale is None or self.shift is None:
+            return call.magnitude(call.bias)
+        shift = self.shift if call.bias is None else self.shift + self.scale * call.bias[:, None, None]
+        return upcast(self.scale).abs() * call.magnitude(None) + upcast(shift).abs()
 
 
 def linear_call(
@@ -80,9 +104,36 @@ def linear_call(
     """
     call = _Call(gamma, func, x.detach(), weight, bias, options)
     output = func(_Input.apply(call, x), weight, bias, *options)
-    call.output = output.detach()
-    result: Tensor = _Output.apply(call, output)
+    result: Tensor = _Output.apply(call, _Result(output.detach()), output)
+    if func is F.conv2d:
+        result._convolution = call, output  # type: ignore[attr-defined]
     return result
+
+
+def merge_batch_norm(x: Tensor, norm: Callable[[Tensor], Tensor], scale: Tensor, shift: Tensor) -> Tensor:
+    """Compute a x + c. Where it alone takes the output of a convolution, the γ rule takes the two for one layer.
+
+    Args:
+        x: [B, C, H, W].
+        norm: computes the batch norm.
+        scale: a, [C].
+        shift: c, [C].
+    """
+    convolution = getattr(x, "_convolution", None)
+    if convolution is None:
+        return norm(x)
+    call, output = convolution
+    before = _Output.apply(call, _Result(output.detach(), lambda: call.is_shared), output)
+    normed = norm(before)
+    factors = scale[:, None, None], shift[:, None, None]
+    result: Tensor = _Output.apply(call, _Result(normed.detach(), lambda: not call.is_shared, *factors), normed)
+    return result
+
+
+def note_use(x: Tensor) -> None:
+    """Note that something else than a batch norm takes a tensor, which may be the output of a convolution."""
+    if convolution := getattr(x, "_convolution", None):
+        convolution[0].is_shared = True
 
 
 class _Input(torch.autograd.Function):
@@ -108,21 +159,24 @@ class _Output(torch.autograd.Function):
     """The identity, at the output of a linear function."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, y: Tensor) -> Tensor:
-        ctx.call = call
+    def forward(ctx: Any, call: _Call, result: _Result, y: Tensor) -> Tensor:
+        ctx.call, ctx.result = call, result
         return y.view_as(y)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (gradient,) = gradients
-        call, half = ctx.call, ctx.call.gamma() / 2
-        if not half:
-            return None, gradient
-        output = upcast(call.output)
-        share = output.abs() / ((1 + half) * output.abs() + half * call.magnitude())
+        call, result, half = ctx.call, ctx.result, ctx.call.gamma() / 2
+        if not half or not result.counts():
+            return None, None, gradient
+        output = upcast(result.output)
+        share = output.abs() / ((1 + half) * output.abs() + half * result.magnitude(call))
         share = upcast(gradient) * share.masked_fill_(output == 0, 0)
-        call.signed = output.sign() * share
-        return None, share.to(gradient.dtype)
+        signed = output.sign() * share
+        if result.scale is not None:
+            signed = signed * upcast(result.scale).abs()
+        call.signed = signed if call.signed is None else call.signed + signed
+        return None, None, share.to(gradient.dtype)
 
 
 def bias_tap(output: Tensor, bias: Tensor, sums: Tensor) -> Tensor:

@@ -128,14 +128,14 @@ class Method(ABC):
         return ORDINARY
 
     @property
-    def requires(self) -> Requirement:
+    def requires(self) -> tuple[Requirement, ...]:
         """What it needs of a network with these options."""
-        return self.requirement
+        return (self.requirement,)
 
     @property
     def layer_name(self) -> str | None:
         """Name of the feature layer that it reads; None for a method that reads none."""
-        return LAST if self.requires == Requirement.FEATURES else None
+        return LAST if self.requires == (Requirement.FEATURES,) else None
 
     def needs(self, anatomy: Any) -> Capture:
         """Return what the trace must record for this method."""
@@ -160,8 +160,9 @@ class Method(ABC):
 
     def refusal(self, anatomy: Network) -> str | None:
         """Return the reason why this method cannot be computed for a network, or None if it can."""
-        if reason := anatomy.missing.get(self.requires):
-            return f"it needs {NEEDS[self.requires]}: {reason}"
+        for need in self.requires:
+            if reason := anatomy.missing.get(need):
+                return f"it needs {NEEDS[need]}: {reason}"
         layer = self.layer_name
         if layer is not None and anatomy.layer(layer) is None:
             return f"there is no layer {layer}; there are {', '.join(each.name for each in anatomy.features)}"

@@ -7,6 +7,7 @@ from pipeline.explain.attribution.learned import LearnedMethod
 from pipeline.explain.description import describe
 from pipeline.explain.load import create_untrained
 from pipeline.explain.method import Method
+from pipeline.explain.network import Network
 from pipeline.explain.registry import methods
 
 
@@ -14,7 +15,7 @@ def method_rows(model: str | None = None, head: str | None = None) -> list[dict[
     """Return a row for each method: name, kind, options, summary, cost, source.
 
     Args:
-        model: a timm name; adds the column ``applies``, ``yes`` or the reason why not.
+        model: a timm name; adds the column ``applies``: ``yes``, perhaps with options, or the reason why not.
         head: its head file. Without one it gets a linear classifier, which many timm models lack.
 
     Raises:
@@ -34,9 +35,18 @@ def method_rows(model: str | None = None, head: str | None = None) -> list[dict[
             "from": method.paper,
         }
         if anatomy is not None:
-            row["applies"] = method().refusal(anatomy) or "yes"
+            row["applies"] = _applies(method, anatomy)
         rows.append(row)
     return rows
+
+
+def _applies(method: type[Method], anatomy: Network) -> str:
+    """Return ``yes``, the options with which a method is defined for a network, or the reason why it is not."""
+    default = method.default_for(anatomy)
+    if reason := default.refusal(anatomy):
+        return reason
+    options = ":".join(f"{name}={value}" for name, value in default.options(changed=True).items())
+    return f"yes, as {options}" if options else "yes"
 
 
 def short_cell(row: dict[str, str], column: str) -> str:

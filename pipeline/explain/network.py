@@ -76,6 +76,8 @@ class Network:
             the grid in another way, ``other`` is not known, since the read-out cannot be run on features alone; see
             ``Anatomy`` for those of plain vision transformers.
         has_linear_readout: whether the logits are linear in that mean.
+        attention_modules: paths of the modules that compute attention by a softmax, where the network offers rules for
+            every layer and is no plain vision transformer.
     """
 
     family: str
@@ -91,6 +93,7 @@ class Network:
     prefix_tokens: int = 0
     readout: str = "other"
     has_linear_readout: bool = False
+    attention_modules: tuple[str, ...] = ()
 
     @property
     def patches(self) -> int:

@@ -1,7 +1,7 @@
 """A recorded forward of a batch through any network: logits, features on grids, and their gradients."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,7 +15,8 @@ from pipeline.explain.capture import ORDINARY, BackwardPass, Capture, Gradients
 from pipeline.explain.feature_layers import to_map, to_positions
 from pipeline.explain.network import FeatureLayer, Network
 from pipeline.explain.readout import class_probabilities
-from pipeline.explain.relevance_rules import Rules
+from pipeline.explain.relevance_rules import Rules, RuleState
+from pipeline.explain.rule_mode import RuleMode
 from pipeline.explain.shape_run import observe_head
 from pipeline.explain.target_score import Target, compared_classes, target_values
 from schemas.errors import UnsupportedModel
@@ -41,6 +42,7 @@ class NetworkTrace:
         passes: what the backward passes of each kind are for; by default all that was recorded.
         keeps_graph: whether the graph serves several backward passes; otherwise one frees it as it goes.
         logits: [B, C].
+        rules: switch between the backward passes.
     """
 
     model: Any
@@ -54,9 +56,13 @@ class NetworkTrace:
     passes: Mapping[BackwardPass, Capture] = field(default_factory=dict)
     keeps_graph: bool = True
     logits: Tensor = field(init=False)
+    rules: RuleState = field(init=False)
     _features: dict[str, Tensor] = field(default_factory=dict)  # as the network has them, by the name of their layer
     _scores: Tensor = field(init=False)  # the logits, with their graph
     _gradients: tuple[Tensor, dict[BackwardPass, Gradients]] | None = None
+
+    def __post_init__(self) -> None:
+        self.rules = RuleState(keeps_gamma=Capture.GAMMA in self.capture)
 
     def to_grid(self, patches: Tensor) -> Tensor:
         """Reshape [B, N] or [B, K, N] to [B, K, h, w]; K is 1 where there is none."""
@@ -164,9 +170,18 @@ class NetworkTrace:
     @contextmanager
     def graph(self, backward_pass: BackwardPass) -> Iterator[None]:
         """Run the network with a graph for a backward pass of this kind; autocast is entered apart."""
-        assert backward_pass.rules is None, "the method did not declare that it needs all layers"
-        with torch.enable_grad(), OrderedBatchNormGradient():
+        rules = nullcontext() if backward_pass.rules is None else self.rule_mode()
+        with torch.enable_grad(), OrderedBatchNormGradient(), rules:
             yield
+
+    def rule_mode(self) -> AbstractContextManager[None]:
+        """Return the context of runs of the network that backward passes by rules go through."""
+        modules = [self.model.get_submodule(path) for path in self.anatomy.attention_modules]
+        return RuleMode(self.rules).on(self.model, modules)
+
+    def rules_as_captured(self) -> AbstractContextManager[None]:
+        """Return that context if any backward pass follows rules."""
+        return self.rule_mode() if Capture.RULES in self.capture else nullcontext()
 
     def image_gradient(self, images: Tensor, targets: Tensor, backward_pass: BackwardPass = ORDINARY) -> Tensor:
         """Compute the gradient of the target with respect to other images.
@@ -229,11 +244,12 @@ class NetworkTrace:
         Args:
             score: the scalar, with its graph. An image's target depends on no other image, so the sum serves all.
             inputs: tensors of the graph.
-            rules: see ``BackwardPass``; only plain vision transformers have any.
+            rules: see ``BackwardPass``.
             keep_graph: whether another backward pass goes through the graph; by default ``keeps_graph``.
         """
         keep = self.keeps_graph if keep_graph is None else keep_graph
-        return torch.autograd.grad(score, inputs, retain_graph=keep, materialize_grads=True)
+        with self.rules.by(rules):
+            return torch.autograd.grad(score, inputs, retain_graph=keep, materialize_grads=True)
 
 
 def record_network(
@@ -300,6 +316,7 @@ def record_network(
                 stack.enter_context(observe_head(model, partial(record, layer)))
         if images.requires_grad:
             stack.enter_context(OrderedBatchNormGradient())
+        stack.enter_context(trace.rules_as_captured())
         with torch.set_grad_enabled(graph), trace.autocast():
             trace._scores = model(images)
     for name in layers:

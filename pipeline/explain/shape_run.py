@@ -1,7 +1,7 @@
 """One forward without computation: the shapes of what the modules of a network return, and its way to the read-out."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pipeline.explain.rule_mode import RuleCheck
 from pipeline.explain.structure import structure
 from schemas.errors import UnsupportedModel
 
@@ -30,6 +31,8 @@ class ShapeRun:
         logits: shape of the output of the network.
         head_inputs: shapes of the inputs of ``forward_head``, in the order of its calls; None for what is no tensor.
         ends_in_head: whether the output of the network is that of ``forward_head``.
+        no_rule: what has no relevance rule; None if every function that the network calls has one.
+        attention: paths of the modules that compute attention by a softmax.
     """
 
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -37,6 +40,8 @@ class ShapeRun:
     logits: tuple[int, ...] = ()
     head_inputs: list[tuple[int, ...] | None] = field(default_factory=list)
     ends_in_head: bool = False
+    no_rule: str | None = None
+    attention: tuple[str, ...] = ()
 
 
 def run_shapes(model: nn.Module, size: tuple[int, int]) -> ShapeRun:
@@ -62,14 +67,15 @@ def _run(model: nn.Module, size: tuple[int, int]) -> ShapeRun:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     dtype = next((tensor.dtype for _, tensor in tensors if tensor.is_floating_point()), torch.float32)
     on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
-    images = torch.empty(1, 3, *size, dtype=dtype, device="meta")
+    images = torch.empty(1, 3, *size, dtype=dtype, device="meta", requires_grad=True)
     try:
         # Without tie_weights: it would leave tensors of a module that has two names on the meta device.
         return _record(model, lambda: functional_call(model, on_meta, (images,), tie_weights=False))
     except _ERRORS:
         try:  # code that needs values, or has tensors that are no buffers
             device = tensors[0][1].device
-            return _record(model, lambda: model(torch.zeros(1, 3, *size, dtype=dtype, device=device)))
+            zeros = torch.zeros(1, 3, *size, dtype=dtype, device=device, requires_grad=True)
+            return _record(model, lambda: model(zeros))
         except _ERRORS as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UnsupportedModel(
@@ -112,6 +118,20 @@ def observe_head(
 
 
 def _record(model: Any, forward: Callable[[], Any]) -> ShapeRun:
+    check = RuleCheck()
+    try:
+        with torch.enable_grad():
+            run, logits = _observe(model, forward, check.watch(model))
+    except _ERRORS as error:
+        run, _ = _observe(model, forward, nullcontext())
+        run.no_rule = check.fault or f"its code does not run where relevance rules are in force ({error})"
+        return run
+    run.no_rule, run.attention = check.finish(logits), tuple(check.attention)
+    return run
+
+
+def _observe(model: Any, forward: Callable[[], Any], context: AbstractContextManager[None]) -> tuple[ShapeRun, Tensor]:
+    """Run a forward in a context; return what it showed, and the logits."""
     run = ShapeRun()
     called: set[str] = set()
     last: list[Any] = [None]
@@ -139,6 +159,7 @@ def _record(model: Any, forward: Callable[[], Any]) -> ShapeRun:
                 stack.enter_context(module.register_forward_hook(after(path)))
         if hasattr(model, "forward_head"):
             stack.enter_context(observe_head(model, on_call, lambda output: last.__setitem__(0, output)))
+        stack.enter_context(context)
         output = forward()
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != 1:
         kind = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -146,4 +167,4 @@ def _record(model: Any, forward: Callable[[], Any]) -> ShapeRun:
             f"{type(model).__name__} cannot be explained: of one image it returns {kind}, not logits [1, classes]"
         )
     run.logits, run.ends_in_head = tuple(output.shape), output is last[0]
-    return run
+    return run, output

@@ -1,7 +1,7 @@
 """A recorded forward of a plain vision transformer, which does not change it, with its attention and tokens."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOu
 from pipeline.explain.capture import ORDINARY, BackwardPass, Capture, Gradients, LinearCall
 from pipeline.explain.network_trace import NetworkTrace
 from pipeline.explain.readout import classifier_logits, patch_logits, token_features
-from pipeline.explain.relevance_rules import RuleMode, Rules
+from pipeline.explain.rule_mode import RuleMode
 from schemas.run import Precision
 
 
@@ -30,7 +30,6 @@ class Trace(NetworkTrace):
         block_options: keyword arguments that each block was called with.
         linear_calls: linear layers of each block by name; empty without ``Capture.LINEAR_LAYERS``.
         pooler: call of the attention pooler, or None where the read-out has none.
-        rule_mode: switch between the backward passes.
     """
 
     anatomy: Anatomy
@@ -42,12 +41,8 @@ class Trace(NetworkTrace):
     block_options: list[dict[str, Any]] = field(default_factory=list)
     linear_calls: list[dict[str, LinearCall]] = field(default_factory=list)
     pooler: AttentionCall | None = None
-    rule_mode: RuleMode = field(init=False)
     _middles: dict[int, Tensor] = field(default_factory=dict)  # the input of norm2, by block
     _hidden_means: dict[int, Tensor] = field(default_factory=dict)  # the mean of the input of fc2, without registers
-
-    def __post_init__(self) -> None:
-        self.rule_mode = RuleMode(keeps_gamma=Capture.GAMMA in self.capture)
 
     def records(self, what: Capture, block: int) -> bool:
         """Return whether attention, tokens or graph of a block are recorded."""
@@ -110,18 +105,13 @@ class Trace(NetworkTrace):
         zeros = self.images.new_zeros(1, self.anatomy.width)
         return self.classify(zeros)[0].to(self.images.dtype)
 
-    @contextmanager
-    def graph(self, backward_pass: BackwardPass) -> Iterator[None]:
-        """Run parts of the network with a graph for a backward pass of this kind; autocast is entered apart."""
-        with ExitStack() as stack:
-            stack.enter_context(torch.enable_grad())
-            if backward_pass.rules is not None:
-                stack.enter_context(self.rule_mode.on(self.model))
-            yield
-
-    def rules_as_captured(self) -> AbstractContextManager[None]:
-        """Return the context of runs of the network that backward passes by rules go through, if any does."""
-        return self.rule_mode.on(self.model) if Capture.RULES in self.capture else nullcontext()
+    def rule_mode(self) -> AbstractContextManager[None]:
+        blocks, pooler = list(self.model.blocks), getattr(self.model, "attn_pool", None)
+        attention, tokens = [block.attn for block in blocks], [*blocks, self.model.norm]
+        if pooler is not None:
+            attention += [pooler.q, pooler.kv, pooler.proj]
+            tokens.append(pooler.kv)
+        return RuleMode(self.rules).on(self.model, attention, tokens)
 
     def mean_block_output(self, block: int) -> Tensor:
         """Compute the mean over all n tokens of a block's output but test-time registers, with the graph: [B, D].
@@ -153,8 +143,8 @@ class Trace(NetworkTrace):
         if Capture.EMBEDDING_GRADIENTS in capture:
             inputs["embedding"] = self.embedding
         if Capture.TOKEN_GRADIENTS in capture:
-            assert self.rule_mode.bias_sums is not None
-            inputs["biases"] = self.rule_mode.bias_sums
+            assert self.rules.bias_sums is not None
+            inputs["biases"] = self.rules.bias_sums
             inputs |= {f"block {index}": self.block_input(index) for index in range(self.anatomy.depth)}
         return inputs
 
@@ -168,20 +158,6 @@ class Trace(NetworkTrace):
             embedding=gradients.get("embedding"),
             biases=gradients.get("biases"),
         )
-
-    def backward(
-        self, score: Tensor, inputs: list[Tensor], rules: Rules | None = None, keep_graph: bool | None = None
-    ) -> tuple[Tensor, ...]:
-        """Compute the gradients of a scalar with respect to ``inputs``.
-
-        Args:
-            score: the scalar, with its graph. An image's target depends on no other image, so the sum serves all.
-            inputs: tensors of the graph.
-            rules: see ``BackwardPass``.
-            keep_graph: whether another backward pass goes through the graph; by default ``keeps_graph``.
-        """
-        with self.rule_mode.by(rules):
-            return super().backward(score, inputs, rules, keep_graph)
 
 
 def record_forward(
@@ -217,7 +193,7 @@ def record_forward(
     trace.first_blocks = first_blocks or {}
     images.requires_grad_(Capture.IMAGE_GRADIENTS in capture)
     if Capture.TOKEN_GRADIENTS in capture:
-        trace.rule_mode.bias_sums = upcast(images).new_zeros(len(images), anatomy.tokens).requires_grad_()
+        trace.rules.bias_sums = upcast(images).new_zeros(len(images), anatomy.tokens).requires_grad_()
     trace.attention_calls = [None] * anatomy.depth
     parts: Any = model
     last = anatomy.depth - 1

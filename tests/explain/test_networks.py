@@ -262,12 +262,13 @@ def test_cells_of_unequal_size_share_all_pixels() -> None:
 def test_a_method_of_global_attention_is_refused_for_windows() -> None:
     model = small_network("swin_tiny_patch4_window7_224")
     network = describe(model)
-    assert set(network.missing) == {Requirement.ATTENTION, Requirement.LAYERS}
-    for name in ("attention", "rollout", "legrad", "tis", "reciprocam:block=-2"):
+    assert set(network.missing) == {Requirement.ATTENTION}
+    names = ("attention", "rollout", "legrad", "tis", "reciprocam:block=-2", "legrad:backward=libra", "libra_fullgrad")
+    for name in names:
         with pytest.raises(UnsupportedMethod, match=r"every token in every block: it is a SwinTransformer"):
             explain(model, random_images(), TARGETS, name)
-    for name in ("cp_lrp", "gradcam:backward=libra"):
-        with pytest.raises(UnsupportedMethod, match="rules for every layer"):
+    for name in ("cp_lrp", "attn_lrp:gamma=0.25", "grad_input:backward=libra"):
+        with pytest.raises(UnsupportedMethod, match="read=pixels"):
             explain(model, random_images(), TARGETS, name)
     with pytest.raises(UnsupportedMethod, match="there is no layer stage5; there are last, stage1, stage2"):
         explain(model, random_images(), TARGETS, "gradcam:layer=stage5")

@@ -67,7 +67,7 @@ def libra_terms(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
             names = [path for path in behind if behind[path].ndim == 1]
             inputs = [trace.block_input(0), *(output for _, output in outputs), *(behind[path] for path in names)]
             score = trace._scores[:, TARGET].sum()
-            with trace.rule_mode.by(LIBRA):
+            with trace.rules.by(LIBRA):
                 gradients = torch.autograd.grad(score, inputs, allow_unused=True, materialize_grads=True)
         finally:
             for module in norms.values():

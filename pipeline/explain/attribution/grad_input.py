@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attribution.gradient_method import GradientMethod, embedding_relevance
 from pipeline.explain.capture import Capture
 from pipeline.explain.network import Network, Requirement
@@ -27,6 +28,11 @@ class GradInput(GradientMethod):
     paper = "Shrikumar et al., Learning Important Features, ICML 2017"
     cost = "≈1, shared"
     requirement = Requirement.IMAGES
+
+    def unsupported(self, anatomy: Network) -> str | None:
+        if self.backward == "libra" and not isinstance(anatomy, Anatomy):
+            return "backward=libra is read at the embedding of a plain vision transformer; take cp_lrp:read=pixels"
+        return super().unsupported(anatomy)
 
     def needs(self, anatomy: Network) -> Capture:
         return Capture.IMAGE_GRADIENTS if self.backward == "ordinary" else Capture.EMBEDDING_GRADIENTS

@@ -50,8 +50,8 @@ class GradientMethod(TargetMethod):
     backward: Literal["ordinary", "libra"] = "ordinary"
 
     @property
-    def requires(self) -> Requirement:
-        return Requirement.LAYERS if self.backward == "libra" else self.requirement
+    def requires(self) -> tuple[Requirement, ...]:
+        return (self.requirement, Requirement.LAYERS) if self.backward == "libra" else (self.requirement,)
 
     @property
     def backward_pass(self) -> BackwardPass:

@@ -29,7 +29,10 @@ class LibraFullGrad(TargetMethod):
     paper = "FullGrad+ of Mehri et al., LibraGrad, CVPR 2025 (arXiv 2411.16760); Srinivas & Fleuret, NeurIPS 2019"
     provenance = "rules of the authors' code"
     cost = "≈1.2, shared with cp_lrp"
-    requirement = Requirement.LAYERS
+
+    @property
+    def requires(self) -> tuple[Requirement, ...]:
+        return Requirement.ATTENTION, Requirement.LAYERS
 
     @property
     def backward_pass(self) -> BackwardPass:

@@ -2,17 +2,16 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attribution.gradient_method import TargetMethod, embedding_relevance
 from pipeline.explain.capture import BackwardPass, Capture
-from pipeline.explain.network import Requirement
+from pipeline.explain.network import Network, Requirement
 from pipeline.explain.registry import methods
 from pipeline.explain.relevance_rules import ATTN_LRP, LIBRA, Rules
-from pipeline.explain.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -20,13 +19,13 @@ class RelevanceMethod(TargetMethod):
     """Base of methods of gradient × input by the rules of ``pipeline.explain.relevance_rules``.
 
     Options:
-        read: where relevance is read: at the output of the patch ``embedding``, or at the ``pixels``. Without γ the
-            two differ by the bias of the embedding only.
+        read: where relevance is read: at the output of the patch ``embedding`` of a plain vision transformer, or at
+            the ``pixels`` of any network. Without γ the two differ by the bias of the embedding only.
         gamma: γ, which favours contributions that have the sign of a layer's output: of every linear layer and, at
-            the pixels, of the patch embedding; 0 is none.
+            the pixels, of every convolution; 0 is none.
         gamma_in_attention: whether the projections in attention have γ. In LXT's example for torchvision they have
             none, in hilrp they have it; the two maps differ by more than their largest value.
-        linear_gamma: γ of linear layers, where the patch embedding has another (LXT's example: 0.25 and 0.05).
+        linear_gamma: γ of linear layers, where convolutions have another (LXT's example: 0.25 and 0.05).
     """
 
     requirement: ClassVar[Requirement] = Requirement.LAYERS
@@ -49,26 +48,36 @@ class RelevanceMethod(TargetMethod):
     @property
     def backward_pass(self) -> BackwardPass:
         linear = self._linear_gamma
-        embedding = self.gamma if self.read == "pixels" else 0.0
-        in_attention = self.gamma_in_attention or not linear
-        return BackwardPass(
-            self.target,
-            replace(self.attention_rules, gamma=linear, embedding_gamma=embedding, gamma_in_attention=in_attention),
+        rules = replace(
+            self.attention_rules,
+            gamma=linear,
+            convolution_gamma=self.gamma if self.read == "pixels" else 0.0,
+            gamma_in_attention=self.gamma_in_attention or not linear,
         )
+        return BackwardPass(self.target, rules)
 
-    def needs(self, anatomy: Anatomy) -> Capture:
+    @classmethod
+    def default_for(cls, anatomy: Network) -> Self:
+        return cls() if isinstance(anatomy, Anatomy) else cls(read="pixels")
+
+    def needs(self, anatomy: Network) -> Capture:
         return Capture.EMBEDDING_GRADIENTS if self.read == "embedding" else Capture.IMAGE_GRADIENTS
 
-    def unsupported(self, anatomy: Anatomy) -> str | None:
+    def unsupported(self, anatomy: Network) -> str | None:
         if self.gamma < 0 or (self.linear_gamma or 0) < 0:
             return "γ cannot be negative"
         if not self.gamma_in_attention and not self._linear_gamma:
             return "gamma_in_attention=false says where γ is used, and the linear layers have none; give gamma"
-        if self.read == "pixels" and anatomy.embedding != "PatchEmbed":
-            return f"there are no rules for the patch embedding {anatomy.embedding}; take read=embedding"
+        if isinstance(anatomy, Anatomy):
+            if self.read == "pixels" and anatomy.embedding != "PatchEmbed":
+                return f"there are no rules for the patch embedding {anatomy.embedding}; take read=embedding"
+        elif self.read == "embedding":
+            return "its first layer makes no patches of the grid of its maps; take read=pixels"
+        elif not self.gamma_in_attention and not anatomy.attention_modules:
+            return "it has no attention by a softmax, of which gamma_in_attention=false could leave γ out"
         return super().unsupported(anatomy)
 
-    def compute(self, trace: Trace, targets: Tensor) -> Tensor:
+    def compute(self, trace: Any, targets: Tensor) -> Tensor:
         gradients = trace.gradients(targets, self.backward_pass)
         if self.read == "pixels":
             assert gradients.images is not None
@@ -88,6 +97,10 @@ class CPLRP(RelevanceMethod):
     factor, and a similarity to a text divides by a constant norm. Signed. In a network without biases the relevance of
     all inputs, including class token and positions, sums to the logit. Cost: a backward of its own (≈1 forward) through
     the shared graph.
+
+    Other networks have the same rules, read at the pixels: E = Σ over channels and pixels of a cell of x g. Group norms
+    divide by a constant, weights of attention and gates (sigmoids) are constants, any other product of two activations
+    passes half to each; γ takes a convolution and its batch norm for one layer ([rules](../howto/networks.md#rules)).
 
     LXT calls this attention rule CP-LRP and combines it for ViTs with γ (``read=pixels:gamma=0.25``). With γ maps
     depend on the sign of y_c: of a class with a negative logit they show the evidence against it.

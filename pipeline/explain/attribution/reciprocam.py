@@ -78,8 +78,8 @@ class ReciproCAM(Method):
     block: int = -1
 
     @property
-    def requires(self) -> Requirement:
-        return Requirement.FEATURES if self.block == -1 else Requirement.ATTENTION
+    def requires(self) -> tuple[Requirement, ...]:
+        return (Requirement.FEATURES if self.block == -1 else Requirement.ATTENTION,)
 
     @classmethod
     def default_for(cls, anatomy: Network) -> Self:

@@ -1,0 +1,438 @@
+"""Relevance rules of the functions of torch: one registry, from which relevance and what it is refused for are read.
+
+An activation is a tensor that depends on the images. Of a function that takes none, nothing has to be known.
+
+| function | by the rules |
+|---|---|
+| layer, group and RMS norm, division by a length or by an activation | the divisor is a constant; the mean is not |
+| GELU, SiLU, tanh, hardswish, … | f(x) = x · g with the gate g = f(x) / x a constant |
+| attention, softmax | gradients of weights and values times the shares of ``Rules`` |
+| sigmoid | a constant gate |
+| product of two activations | half of the gradient to each; all of it to the values where the other is a constant |
+| linear layer, convolution, batch norm | γ rule of ``Rules`` |
+| sums, means, views, and what chooses among its inputs, as ReLU and max pooling do | ordinary |
+| everything else | none: a network that calls it is refused |
+
+A further function is one decorated function here; a network made of functions with rules needs nothing.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from timm.models.efficientvit_mit import LiteMLA
+from torch import Tensor, nn
+
+from pipeline.explain.linear_rules import bias_tap, linear_call, merge_batch_norm, note_use
+from pipeline.explain.relevance_rules import (
+    ACTIVATIONS,
+    Activation,
+    LayerNorm,
+    RuleState,
+    WithRule,
+    group_norm_gradient,
+    rms_norm_gradient,
+)
+
+Rule = Callable[..., Any]
+"""Computes the value of a function: ``rule(state, function, *arguments, **options)``."""
+
+Kind = Literal["attention", "gate"]
+"""What the relevance of a product with a tensor depends on: weights of attention, or a gate."""
+
+LINEAR_ATTENTIONS: dict[type[nn.Module], str] = {LiteMLA: "kernel_func"}
+"""Classes of attention without a softmax, with the module that computes kernels of queries and keys, its weights."""
+
+
+class NoRule(Exception):  # noqa: N818 – a finding, which the description states
+    """A function without a rule, with what it is."""
+
+
+_RULES: dict[Any, Rule] = {}
+
+
+def _rule(*functions: Any) -> Callable[[Rule], Rule]:
+    """Register the rule of functions."""
+
+    def register(rule: Rule) -> Rule:
+        _RULES.update(dict.fromkeys(functions, rule))
+        return rule
+
+    return register
+
+
+def call_by_rule(state: RuleState, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a function of torch so that backward passes by rules can go through it.
+
+    Args:
+        state: switch between the backward passes.
+        func: the function.
+        args: its arguments.
+        kwargs: likewise.
+
+    Raises:
+        NoRule: it takes an activation, and has no rule for it.
+    """
+    inputs = list(activations((args, kwargs)))
+    if not inputs:
+        return func(*args, **kwargs)
+    func, args, kwargs = _out_of_place(func, args, kwargs)
+    result = _RULES.get(func, _without_rule)(state, func, *args, **kwargs)
+    if func is not F.batch_norm and tensors(result):
+        for each in inputs:
+            note_use(each)
+    return result
+
+
+def activations(value: Any) -> Iterator[Tensor]:
+    """List the tensors that depend on the images in a value, a list, or a dictionary, at any depth."""
+    if isinstance(value, Tensor):
+        if value.requires_grad:
+            yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from activations(part)
+    elif isinstance(value, dict):
+        yield from activations(list(value.values()))
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """List the tensors of what a function returned."""
+    parts = value if isinstance(value, tuple | list) else [value]
+    return [part for part in parts if isinstance(part, Tensor)]
+
+
+def function_name(func: Any) -> str:
+    """Return the name of a function, as one would write it."""
+    return str(getattr(func, "__name__", func))
+
+
+# -- functions that overwrite their input
+
+_OUT_OF_PLACE: dict[Any, Any] = {
+    **dict.fromkeys((Tensor.__iadd__, Tensor.add_), torch.add),
+    **dict.fromkeys((Tensor.__isub__, Tensor.sub_), torch.sub),
+    **dict.fromkeys((Tensor.__imul__, Tensor.mul_), torch.mul),
+    **dict.fromkeys((Tensor.__itruediv__, Tensor.div_), torch.div),
+    **dict.fromkeys((Tensor.relu_, torch.relu_), torch.relu),
+    Tensor.sigmoid_: torch.sigmoid,
+    Tensor.tanh_: torch.tanh,
+}
+
+
+def overwrites(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether a call overwrites its first argument."""
+    if func in _OUT_OF_PLACE:
+        return True
+    signature = _signature(func)
+    return signature is not None and bool(signature.bind(*args, **kwargs).arguments.get("inplace", False))
+
+
+def _out_of_place(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the function that gives the same value and overwrites nothing, with its arguments.
+
+    Rules keep inputs and outputs, which must stay what they are.
+    """
+    signature = _signature(func)
+    if signature is not None:
+        bound = signature.bind(*args, **kwargs)
+        bound.arguments.pop("inplace", None)
+        return func, bound.args, bound.kwargs
+    return _OUT_OF_PLACE.get(func, func), args, kwargs
+
+
+@cache
+def _signature(func: Any) -> inspect.Signature | None:
+    """Return the signature of a function that has an option ``inplace``; None for every other one."""
+    if not inspect.isfunction(func):
+        return None
+    signature = inspect.signature(func)
+    return signature if "inplace" in signature.parameters else None
+
+
+def _without_rule(state: RuleState, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a function that returns no tensor of numbers, such as a shape or a comparison; refuse every other one."""
+    name = function_name(func)
+    changes = name.endswith("_") and not name.endswith("__") and name != "_"
+    if not changes and name != "__setitem__" and "out" not in kwargs:
+        result = func(*args, **kwargs)
+        if not isinstance(result, float | complex) and not any(each.is_floating_point() for each in tensors(result)):
+            return result
+    raise NoRule(f"calls {name}")
+
+
+# -- what keeps its inputs, or adds, or chooses among them
+
+CREATE = (
+    *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like"),
+    *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
+)
+"""Names of functions that take of a tensor no numbers, but its shape and type."""
+
+_ORDINARY = (
+    *("add", "sub", "subtract", "neg", "sum", "mean", "cat", "concat", "concatenate", "stack"),
+    *("reshape", "view", "view_as", "reshape_as", "flatten", "unflatten", "permute", "transpose", "movedim", "t"),
+    *("squeeze", "unsqueeze", "expand", "expand_as", "repeat", "repeat_interleave", "chunk", "split", "unbind"),
+    *("tensor_split", "roll", "flip", "narrow", "select", "index_select", "gather", "take_along_dim", "swapaxes"),
+    *("index_copy", "index_add", "slice_scatter"),
+    *("contiguous", "clone", "to", "float", "double", "half", "type", "type_as", "bfloat16", "unfold", "masked_select"),
+    *("relu", "abs", "amax", "amin", "max", "min", "maximum", "minimum", "dropout", "masked_fill", "where", "cumsum"),
+    *("__add__", "__radd__", "__sub__", "__rsub__", "rsub", "__neg__", "__getitem__", "positive", "adjoint"),
+    *("detach", "requires_grad_"),  # of methods; in a network the check refuses what has no gradient
+)
+"""Names of functions of ``torch`` and of ``Tensor``; those that have no such function are skipped."""
+
+_ORDINARY_OF_LAYERS = (
+    *("pad", "interpolate", "upsample", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"),
+    *("max_pool2d", "_max_pool2d", "max_pool2d_with_indices", "adaptive_max_pool2d", "_adaptive_max_pool2d"),
+    *("adaptive_max_pool2d_with_indices", "_adaptive_max_pool2d_with_indices", "fold", "unfold", "pixel_shuffle"),
+    *("pixel_unshuffle", "relu", "leaky_relu", "prelu", "dropout", "dropout2d", "channel_shuffle"),
+)
+"""Names of functions of ``torch.nn.functional``, likewise."""
+
+
+def _ordinary_functions() -> list[Any]:
+    names = ((owner, name) for owner in (torch, Tensor) for name in (*_ORDINARY, *CREATE))
+    names_of_layers = ((F, name) for name in _ORDINARY_OF_LAYERS)
+    found = (getattr(owner, name, None) for owner, name in (*names, *names_of_layers))
+    properties = (getattr(getattr(Tensor, name), "__get__") for name in ("T", "mT"))  # noqa: B009
+    return [each for each in found if each is not None] + list(properties)
+
+
+@_rule(*_ordinary_functions())
+def _ordinary(state: RuleState, func: Any, *args: Any, **kwargs: Any) -> Any:
+    return _of_kind_of(func(*args, **kwargs), args, kwargs)
+
+
+def _of_kind_of(result: Any, *arguments: Any) -> Any:
+    """Give a result the kind of the activations that it was computed from, where all have the same one."""
+    kinds = {_kind(each) for each in activations(arguments)}
+    if len(kinds) == 1 and (kind := kinds.pop()) is not None:
+        for each in tensors(result):
+            _mark(each, kind)
+    return result
+
+
+def _kind(x: Tensor) -> Kind | None:
+    return getattr(x, "_relevance_kind", None)
+
+
+def _mark(x: Tensor, kind: Kind) -> Tensor:
+    x._relevance_kind = kind  # type: ignore[attr-defined]
+    return x
+
+
+# -- products and quotients
+
+
+@_rule(torch.mul, torch.multiply, Tensor.mul, Tensor.multiply, Tensor.__mul__, Tensor.__rmul__)
+@_rule(torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__)
+def _product(state: RuleState, func: Any, first: Any, second: Any) -> Any:
+    """Share the relevance of a product of two activations."""
+    return (
+        func(*_shared(state, first, second))
+        if _both(first, second)
+        else _of_kind_of(func(first, second), first, second)
+    )
+
+
+def _both(first: Any, second: Any) -> bool:
+    return all(any(True for _ in activations(each)) for each in (first, second))
+
+
+def _shared(state: RuleState, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the factors of a product, with their shares of its gradient."""
+    kinds = _kind(first), _kind(second)
+    if (kinds[0] is None) == (kinds[1] is None):
+        return state.scaled(first, lambda rules: 0.5), state.scaled(second, lambda rules: 0.5)
+    if kinds[0] is None:
+        return tuple(reversed(_shared(state, second, first)))  # type: ignore[return-value]
+    if kinds[0] == "gate":
+        return first, second
+    return state.scaled(first, lambda rules: rules.attention), state.scaled(second, lambda rules: 1 - rules.attention)
+
+
+@_rule(torch.einsum)
+def _einsum(state: RuleState, func: Any, equation: Any, *operands: Any) -> Any:
+    if len(operands) == 1 and isinstance(operands[0], tuple | list):
+        operands = tuple(operands[0])
+    if not isinstance(equation, str) or len(operands) > 2:
+        raise NoRule("calls einsum of more than two tensors")
+    if len(operands) == 2 and _both(*operands):
+        return func(equation, *_shared(state, *operands))
+    return _of_kind_of(func(equation, *operands), operands)
+
+
+@_rule(torch.div, torch.divide, torch.true_divide, Tensor.div, Tensor.divide, Tensor.true_divide, Tensor.__truediv__)
+def _quotient(state: RuleState, func: Any, x: Any, divisor: Any) -> Any:
+    """Divide by a constant."""
+    if not (isinstance(x, Tensor) and x.requires_grad):
+        raise NoRule("divides a constant by an activation")
+    if isinstance(divisor, Tensor) and divisor.requires_grad:
+        divisor = state.constant(divisor)
+    return _of_kind_of(func(x, divisor), x)
+
+
+# -- attention and gates
+
+
+@_rule(F.scaled_dot_product_attention)
+def _attention(
+    state: RuleState,
+    func: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    query, key = (state.scaled(x, lambda rules: rules.attention / 2) for x in (query, key))
+    if attn_mask is not None and attn_mask.requires_grad:
+        attn_mask = state.scaled(attn_mask, lambda rules: rules.attention)
+    value = state.scaled(value, lambda rules: 1 - rules.attention)
+    result: Tensor = func(query, key, value, attn_mask, *args, **kwargs)
+    return result
+
+
+@_rule(F.softmax, torch.softmax, Tensor.softmax)
+def _softmax(state: RuleState, func: Any, *args: Any, **kwargs: Any) -> Tensor:
+    return as_attention(state, func(*args, **kwargs))
+
+
+def as_attention(state: RuleState, weights: Tensor) -> Tensor:
+    """Return weights of attention, which are constants by some rules."""
+    return _mark(state.scaled(weights, lambda rules: float(rules.attention > 0)), "attention")
+
+
+@_rule(torch.sigmoid, Tensor.sigmoid, F.sigmoid, F.hardsigmoid)
+def _gate(state: RuleState, func: Any, x: Tensor) -> Tensor:
+    return _mark(state.constant(func(x)), "gate")
+
+
+# -- norms
+
+
+@_rule(F.layer_norm)
+def _layer_norm(
+    state: RuleState,
+    func: Any,
+    x: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Rule of layer norm, which runs in float32 under autocast."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        x = x.float()
+    return _with_bias(state, LayerNorm.apply(state, x, list(normalized_shape), weight, bias, eps), bias)
+
+
+@_rule(F.rms_norm)
+def _rms_norm(
+    state: RuleState,
+    func: Any,
+    x: Tensor,
+    normalized_shape: Any,
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    shape = list(normalized_shape)
+    by_rule = partial(rms_norm_gradient, shape=shape, weight=weight, eps=eps)
+    result: Tensor = WithRule.apply(state, lambda x: func(x, shape, weight, eps), by_rule, x)
+    return result
+
+
+@_rule(F.group_norm)
+def _group_norm(
+    state: RuleState,
+    func: Any,
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    by_rule = partial(group_norm_gradient, groups=num_groups, weight=weight, eps=eps)
+    result: Tensor = WithRule.apply(state, lambda x: func(x, num_groups, weight, bias, eps), by_rule, x)
+    return result
+
+
+@_rule(F.normalize)
+def _normalize(
+    state: RuleState, func: Any, x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None
+) -> Tensor:
+    """Rule of ``F.normalize``.
+
+    With the ordinary gradient the relevance of a similarity would be 0: it does not depend on the length of x.
+    """
+    return x / state.constant(x.norm(p, dim, keepdim=True).clamp_min(eps))
+
+
+# -- activation functions, linear layers
+
+
+@_rule(*ACTIVATIONS)
+def _activation(state: RuleState, func: Any, x: Tensor, *options: Any, **named: Any) -> Tensor:
+    result: Tensor = Activation.apply(state, func, x, options, named)
+    return result
+
+
+@_rule(F.linear, F.conv2d)
+def _linear(
+    state: RuleState, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *options: Any
+) -> Tensor:
+    if weight.requires_grad:
+        raise NoRule(f"calls {function_name(func)} with weights that depend on the image")
+    if "same" in options:
+        raise NoRule("calls conv2d with padding='same'")
+    if not state.keeps_gamma:
+        return _of_kind_of(_with_bias(state, func(x, weight, bias, *options), bias), x)
+    in_attention, is_layer = state.in_attention, func is F.linear
+
+    def gamma() -> float:
+        if state.rules is None or (in_attention and not state.rules.gamma_in_attention):
+            return 0.0
+        return state.rules.gamma if is_layer else state.rules.convolution_gamma
+
+    output = linear_call(gamma, func, x, weight, bias, options)
+    return _of_kind_of(_with_bias(state, output, bias), x)
+
+
+@_rule(F.batch_norm)
+def _batch_norm(
+    state: RuleState,
+    func: Any,
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Rule of batch norm in evaluation mode: a linear function of each channel, merged with a convolution before it."""
+    if training or running_mean is None or running_var is None:
+        raise NoRule("calls batch_norm with statistics of the batch")
+
+    def norm(x: Tensor) -> Tensor:
+        result: Tensor = func(x, running_mean, running_var, weight, bias, False, momentum, eps)
+        return result
+
+    scale = (running_var + eps).rsqrt() * (1 if weight is None else weight)
+    shift = (0 if bias is None else bias) - running_mean * scale
+    return _of_kind_of(merge_batch_norm(x, norm, scale, shift), x)
+
+
+def _with_bias(state: RuleState, output: Tensor, bias: Tensor | None) -> Tensor:
+    """Let the gradient of an output reach ``bias_sums`` too. Norms of queries and keys have four dimensions."""
+    counted = state.in_tokens and output.requires_grad and output.ndim == 3
+    if state.bias_sums is None or bias is None or not counted:
+        return output
+    return bias_tap(output, bias, state.bias_sums)

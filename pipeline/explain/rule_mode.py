@@ -1,0 +1,176 @@
+"""Contexts in which the functions that a network calls follow relevance rules, or are tried for having one."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from pipeline.explain.function_rules import (
+    CREATE,
+    LINEAR_ATTENTIONS,
+    NoRule,
+    activations,
+    as_attention,
+    call_by_rule,
+    function_name,
+    overwrites,
+    tensors,
+)
+from pipeline.explain.relevance_rules import RuleState
+from schemas.errors import UnsupportedModel
+
+
+class RuleMode(TorchFunctionMode):
+    """Context that replaces functions by ones with two derivatives; values stay the same.
+
+    Args:
+        state: switch between the derivatives.
+    """
+
+    def __init__(self, state: RuleState) -> None:
+        super().__init__()
+        self.state = state
+
+    @contextmanager
+    def on(
+        self, model: nn.Module, attention: Iterable[nn.Module] = (), tokens: Iterable[nn.Module] = ()
+    ) -> Iterator[None]:
+        """Enter the mode for runs of a model or of parts of it.
+
+        Args:
+            model: the network.
+            attention: modules with the projections of attention.
+            tokens: modules whose biases ``RuleState.bias_sums`` counts.
+        """
+        with ExitStack() as stack:
+            for module in attention:
+                stack.enter_context(self._during(module, "in_attention"))
+            for module in tokens:
+                stack.enter_context(self._during(module, "in_tokens"))
+            for module in model.modules():
+                if kernel := LINEAR_ATTENTIONS.get(type(module)):
+                    hook = module.get_submodule(kernel).register_forward_hook(self._as_attention)
+                    stack.enter_context(hook)
+            stack.enter_context(self)
+            yield
+
+    @contextmanager
+    def _during(self, module: nn.Module, name: str) -> Iterator[None]:
+        """Set an attribute of the state while a module runs."""
+
+        def before(*_: Any) -> None:
+            setattr(self.state, name, True)
+
+        def after(*_: Any) -> None:
+            setattr(self.state, name, False)
+
+        with module.register_forward_pre_hook(before), module.register_forward_hook(after):
+            yield
+
+    def _as_attention(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return as_attention(self.state, output)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        try:
+            return call_by_rule(self.state, func, args, kwargs or {})
+        except NoRule as fault:
+            raise UnsupportedModel(f"there is no relevance rule: the network {fault}") from None
+
+
+_ATTENTION = (F.scaled_dot_product_attention, F.softmax, torch.softmax, Tensor.softmax)
+
+
+class RuleCheck(RuleMode):
+    """Context of one run that finds out whether there is a rule for every function that takes an activation.
+
+    Attributes:
+        fault: the first one without, and the module that called it; None if there is a rule for each.
+        attention: paths of the modules that compute softmax attention.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(RuleState(keeps_gamma=True))
+        self.fault: str | None = None
+        self.attention: dict[str, None] = {}
+        self._calls: list[tuple[str, nn.Module]] = []
+        self._known: set[Any] = set()  # nodes of the graph that were made by functions with a rule
+        self._overwritten: dict[int, Any] = {}
+
+    @contextmanager
+    def watch(self, model: nn.Module) -> Iterator[None]:
+        """Enter the context, and note which module runs."""
+
+        def enter(path: str) -> Callable[..., None]:
+            return lambda module, args: self._calls.append((path, module))
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            while self._calls and self._calls.pop()[1] is not module:
+                pass
+
+        with ExitStack() as stack:
+            for path, module in model.named_modules():
+                stack.enter_context(module.register_forward_pre_hook(enter(path)))
+                stack.enter_context(module.register_forward_hook(leave))
+            stack.enter_context(self.on(model))
+            yield
+
+    def finish(self, logits: Tensor) -> str | None:
+        """Return the fault, if there is one, of a run that gave these logits."""
+        if not self.fault and logits.grad_fn not in self._known:
+            self.fault = "its logits are made by code that is no function of torch, which has no relevance rule"
+        self._known.clear()
+        self._overwritten.clear()
+        return self.fault
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        inputs = list(activations((args, kwargs)))
+        if self.fault or not inputs:
+            return func(*args, **kwargs)
+        try:
+            return self._call(func, inputs, args, kwargs)
+        except NoRule as fault:
+            self.fault = self._described(str(fault))
+        except (TypeError, ValueError, RuntimeError, NotImplementedError):
+            self.fault = self._described(f"calls {function_name(func)} in a way that its rule does not cover")
+        return func(*args, **kwargs)
+
+    def _as_attention(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        weights = super()._as_attention(module, args, output)
+        self._known.add(weights.grad_fn)
+        self.attention[self._calls[-1][0]] = None
+        return weights
+
+    def _described(self, fault: str) -> str:
+        path, module = self._calls[-1] if self._calls else ("", None)
+        where = f"{path} ({type(module).__name__})" if path else "the network"
+        return f"{where} {fault}, which has no relevance rule"
+
+    def _call(self, func: Any, inputs: list[Tensor], args: Any, kwargs: dict[str, Any]) -> Any:
+        result = call_by_rule(self.state, func, args, kwargs)
+        numbers = [each for each in tensors(result) if each.is_floating_point()]
+        if not numbers:
+            return result
+        for each in inputs:
+            if each.grad_fn is not None and each.grad_fn not in self._known:
+                raise NoRule("runs code that is no function of torch")
+            if each.untyped_storage()._cdata in self._overwritten:
+                raise NoRule("uses what it has overwritten")
+        if not any(each.requires_grad for each in numbers) and function_name(func) not in CREATE:
+            raise NoRule(f"calls {function_name(func)} without a gradient")
+        if func in _ATTENTION:
+            self.attention[self._attention_path()] = None
+        if overwrites(func, args, kwargs):
+            storage = args[0].untyped_storage()
+            self._overwritten[storage._cdata] = storage
+        self._known.update(each.grad_fn for each in numbers if each.grad_fn is not None)
+        return result
+
+    def _attention_path(self) -> str:
+        """Return the path of the module that called a softmax, by ``nn.Softmax`` or by itself."""
+        callers = [path for path, module in self._calls if not isinstance(module, nn.Softmax)]
+        return callers[-1] if callers else ""
