@@ -129,7 +129,8 @@ class ScoreGroup:
 def collect_scores(tables: AuditTables) -> list[ScoreGroup]:
     """Return all groups of scores; groups and scores without values are left out."""
     images = max(tables.methods["images"].to_pylist(), default=0)
-    groups = [_localization_group(name, table) for name, table in tables.localization.items()]
+    audited = frozenset(tables.methods["method"].to_pylist())
+    groups = [_localization_group(name, table, audited) for name, table in tables.localization.items()]
     for name, table, ranks, note in (
         ("Faithfulness", tables.faithfulness, True, "does a map show what the network uses"),
         ("Sanity", tables.sanity, False, "does a map depend on weights and class at all; this ranks nothing"),
@@ -185,8 +186,9 @@ def count_images(table: pa.Table) -> int:
     return max(table["images"].to_pylist(), default=0)
 
 
-def _localization_group(truth: str, table: pa.Table) -> ScoreGroup:
-    rows = table.to_pylist()
+def _localization_group(truth: str, table: pa.Table, audited: frozenset[str]) -> ScoreGroup:
+    """Return the scores of the audited methods and of controls; the atlas may have scores of further methods."""
+    rows = [row for row in table.to_pylist() if row["method"] in audited or is_control(row["method"])]
     scores = []
     for name, title in _LOCALIZATION_TITLES.items():
         values = {

@@ -104,6 +104,15 @@ def test_every_kind_of_score_is_read_and_only_of_the_audited_target(reported: Re
     assert set(found["Map statistics"].scores[0].values) == set(METHODS) - {"uniform"}
 
 
+def test_localization_is_that_of_audited_methods_and_controls(reported: Reported) -> None:
+    audited = read_audit(reported.atlas, str(reported.audit), "label")
+    ((truth, table),) = audited.localization.items()
+    more = [row | {"method": name} for name, row in zip(("agcam", "edges"), table.to_pylist(), strict=False)]
+    tables = replace(audited, localization={truth: pa.concat_tables([table, pa.Table.from_pylist(more, table.schema)])})
+    group = collect_scores(tables)[0]
+    assert group_methods(group, METHODS) == [*METHODS, "whole image", "edges"]
+
+
 def test_marks_lie_in_their_plots() -> None:
     plot = layout_dot_plot(UP, ["a", "x", "b"])
     assert [(dot.method, dot.y) for dot in plot.dots] == [("a", 0.5 * ROW), ("b", 2.5 * ROW)]
