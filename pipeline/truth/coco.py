@@ -23,7 +23,7 @@ from pipeline.truth.box_truth import inclusive_box
 from pipeline.truth.mask_folder import tight_boxes
 from pipeline.truth.rle import decode
 from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
-from pipeline.truth.truth_faults import first_corner_pair
+from pipeline.truth.truth_faults import refuse_corners
 from pipeline.utils.local_file import read_bytes
 from schemas.annotations import CocoInfo
 from schemas.base import sha256
@@ -65,7 +65,9 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
         raise UsageError(f"{file}: is not a COCO file of instances ({type(error).__name__}: {error})") from None
     if all_crowds:
         raise UsageError(f"{file}: all annotations have iscrowd 1, which marks regions to ignore; objects have 0")
-    _refuse_corners(truths, file)
+    rows = [(*box, truth.width, truth.height) for truth in truths for box in truth.written_boxes_xywh()]
+    numbers = np.array(rows, np.float64).reshape(-1, 6)
+    refuse_corners(numbers[:, :4], numbers[:, 4:], file)
     keys_by_id = {image_id: key for image_id, (key, _, _) in images}
     truth = TruthSet.from_truths(file, sha256(data), truths, keys_by_id=keys_by_id)
     return replace(truth.with_options(own.orientation, None), whole_keys=own.whole_keys)
@@ -74,19 +76,6 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
 def _make_truth(head: tuple[str, int, int], annotations: Sequence[Mapping[str, Any]], is_complete: bool) -> "CocoTruth":
     categories = _find_categories(annotations)
     return CocoTruth(*head, tuple(annotations), is_complete=is_complete, categories=categories)
-
-
-def _refuse_corners(truths: Sequence["CocoTruth"], file: Path) -> None:
-    """Refuse boxes that are x0, y0, x1, y1."""
-    rows = [(*box, truth.width, truth.height) for truth in truths for box in truth.written_boxes_xywh()]
-    numbers = np.array(rows, np.float64).reshape(-1, 6)
-    index = first_corner_pair(numbers[:, :4], numbers[:, 4:])
-    if index is not None:
-        box, size = (",".join(f"{side:g}" for side in part) for part in (rows[index][:4], rows[index][4:]))
-        raise UsageError(
-            f"{file}: its boxes are x0,y0,x1,y1 and not x,y,width,height, as which {box} would reach out of its image "
-            f"of {size.replace(',', '×')} pixels; write width and height, or clip the boxes to their images"
-        )
 
 
 def _parse_own(info: object, file: Path) -> CocoInfo:

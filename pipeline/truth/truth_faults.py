@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.truth.truth import Truth
+from schemas.errors import UsageError
 
 FEW = 10
 """Fewest boxes, or images, that a sign is taken from."""
@@ -22,22 +23,27 @@ _CORNER = 0.7
 """Part of width and of height, from the upper left, beyond which some object of ``FEW`` images reaches."""
 
 
-def first_corner_pair(boxes: NDArray[np.float64], sizes: NDArray[np.float64]) -> int | None:
-    """Return the first box that reaches out of its image, if all are x0, y0, x1, y1 instead of x, y, width, height.
+def refuse_corners(boxes: NDArray[np.float64], sizes: NDArray[np.float64], path: object) -> None:
+    """Refuse boxes of COCO that are x0, y0, x1, y1: inside of their images as such, but not as x, y, width, height.
 
     Args:
-        boxes: float [n, 4], as x, y, width, height in pixels.
+        boxes: float [n, 4], as x, y, width, height in pixels. Fewer than ``FEW`` are accepted, since they may be both.
         sizes: float [n, 2], width and height of the image of each, in pixels.
+        path: of their file, for the error.
 
-    Returns:
-        Its index; None if the boxes are x, y, width, height, or fewer than ``FEW``, so that it cannot be told.
+    Raises:
+        UsageError: they are.
     """
     start, end = boxes[:, :2], boxes[:, 2:]
     are_corners = (start >= 0) & (start < end) & (end <= sizes)
     beyond = _reaches_out(start + end, sizes)
-    if len(boxes) < FEW or not are_corners.all() or beyond.mean() < _SHARE_BEYOND:
-        return None
-    return int(beyond.argmax())
+    if len(boxes) >= FEW and are_corners.all() and beyond.mean() >= _SHARE_BEYOND:
+        index = int(beyond.argmax())
+        box, (width, height) = ",".join(f"{side:g}" for side in boxes[index]), sizes[index]
+        raise UsageError(
+            f"{path}: its boxes are x0,y0,x1,y1 and not x,y,width,height, as which {box} would reach out of its image "
+            f"of {width:g}×{height:g} pixels; write width and height, or clip the boxes to their images"
+        )
 
 
 def _reaches_out(ends: NDArray[np.float64], sizes: NDArray[np.float64]) -> NDArray[np.bool_]:

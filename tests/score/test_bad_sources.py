@@ -171,6 +171,7 @@ HALF_SIZE = runs_of(np.eye(15, 20) > 0)
         ([{"image_id": 0, "bbox": [1, 1, 2, 2], "score": 10**400}], "is not a finite number"),
         ([{"image_id": 0, "bbox": [1, 1, 2, 2]}] * 2, "s0 has 2 boxes and no score"),
         ([{"image_id": 0, "bbox": [0.1, 0.1, 0.2, 0.2], "score": 1}], "bbox|no box of the file reaches beyond 1"),
+        ([{"image_id": 0, "bbox": [10, 10, 35, 28], "score": 1}] * 10, "its boxes are x0,y0,x1,y1 and not x,y,width"),
         ([{"image_id": 0, "segmentation": RUNS}, {"image_id": 0, "bbox": [1, 1, 2, 2]}], "1 of 2 results have a mask"),
         ([{"image_id": 0, "segmentation": RUNS, "score": -1}], "one below 0"),
         ([{"image_id": 0, "segmentation": [[0, 0, 5, 0, 5, 5]]}], "not in run lengths"),

@@ -20,6 +20,7 @@ from pipeline.truth import TruthSet
 from pipeline.truth.box_truth import inclusive_box, refuse_fractions
 from pipeline.truth.coco_results import parse_list, parse_score, rle_size
 from pipeline.truth.rle import decode
+from pipeline.truth.truth_faults import refuse_corners
 from pipeline.utils.local_file import read_bytes
 from schemas.base import sha256
 from schemas.errors import UsageError
@@ -65,7 +66,7 @@ def open_results(path: Path, name: str, truth: TruthSet, separator: KeySeparator
 
     Raises:
         UsageError: it is not such a list; an image is not known by its id; some results have masks and others none; a
-            box, a score or the size of a mask cannot be used.
+            box, a score or the size of a mask cannot be used; all boxes are x0, y0, x1, y1.
     """
     data = read_bytes(path)
     results = parse_list(data, path)
@@ -85,6 +86,10 @@ def open_results(path: Path, name: str, truth: TruthSet, separator: KeySeparator
     }
     numbers = np.array([box for group in boxes.values() for box, _ in group], np.float64).reshape(-1, 4)
     refuse_fractions(numbers, lambda index: f"{path}: box {index + 1}")
+    sizes = {key: found.size for key in by_key if (found := truth.find(key)) is not None and found.size is not None}
+    rows = [(*result["bbox"], *size) for key, size in sizes.items() for result, _ in by_key[key]]
+    known = np.array(rows, np.float64).reshape(-1, 6)
+    refuse_corners(known[:, :4], known[:, 4:], path)
     best = {key: best_box(group, f"{path}: {key}") for key, group in boxes.items()}
     return BoxFile.of_entries(str(path), name, best, sha256(data))
 
