@@ -64,7 +64,7 @@ def annotate_command(
     from pipeline.run.execution import ComputeOptions
     from pipeline.store import Atlas
 
-    opened, names = Atlas.open(atlases), read_class_names(classes_file)
+    opened, names = Atlas.open(atlases, subset=True), read_class_names(classes_file)
     output.refuse_networks(opened, "a page is of the images of one atlas")
     output.check_complete(opened, partial)
     options = ComputeOptions(address, allow_pipe=allow_pipe)

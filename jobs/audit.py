@@ -142,7 +142,7 @@ def audit_command(
     audit_options = AuditOptions(images, sanity, recompute, not no_images, split_names(exports))
     if maps_only:
         audit_options = AuditOptions(0, 0, 0, False, split_names(exports))
-    opened = Atlas.open(atlases)
+    opened = Atlas.open(atlases, subset=True)  # those of several networks are refused, whatever images they have
     output.refuse_networks(opened, "an audit is of one network")
     out = out or default_audit_dir(opened, target)
     output.check_complete(opened, partial)

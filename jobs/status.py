@@ -52,7 +52,7 @@ def status_command(atlases: tuple[str, ...], limit: int, json_: bool, watched: b
         return
     opened = [Atlas.open(url) for url in urls]
     reports = [_describe(each, limit) for each in opened]
-    together = _describe_together(Atlas.open(atlases)) if len(urls) > 1 else None
+    together = _describe_together(Atlas.open(atlases, subset=True)) if len(urls) > 1 else None
     if json_:
         documents = [report | {"accuracy": output.accuracy_document(report["accuracy"])} for report in reports]
         output.print_json(documents[0] if together is None else {"atlases": documents, "together": together})
@@ -64,6 +64,8 @@ def status_command(atlases: tuple[str, ...], limit: int, json_: bool, watched: b
             f"together {together['shards']['done']} of {together['shards']['planned']} shards, "
             f"{together['images']['planned']:,} images, as one atlas with the methods {', '.join(together['methods'])}"
         )
+        for note in together["notes"]:
+            echo(f"         {note}")
         for gap in together["gaps"]:
             echo(f"         no atlas has the shards {gap}")
 
@@ -74,6 +76,7 @@ def _describe_together(joined: "MapReader") -> dict[str, Any]:
         "methods": list(joined.methods),
         "shards": {"done": len(joined.shard_names), "planned": len(joined.run.shards)},
         "images": {"planned": joined.run.samples},
+        "notes": list(joined.notes),
         "gaps": list(joined.gaps),
     }
 

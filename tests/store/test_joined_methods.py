@@ -1,5 +1,6 @@
 """Atlases of several networks are joined image by image: methods of all, in the rows of the first."""
 
+import json
 import pickle
 import shutil
 from dataclasses import dataclass
@@ -429,6 +430,23 @@ def test_the_command_takes_networks(world: World, vitatlas, tmp_path: Path) -> N
     code, _, error = vitatlas("label", both[0], "--policy", file, "--subset", "--out", tmp_path / "x")
     assert (code, "--subset leaves out images that not all atlases have" in error) == (2, True)
     assert "with the methods first:legrad, other:attention, other:rollout" in vitatlas("status", *both)[1]
+
+
+def test_commands_without_subset_say_what_is_not_in_all_or_why_they_refuse(
+    world: World, vitatlas, tmp_path: Path
+) -> None:
+    write(tmp_path / "less", IMAGES[:3])
+    plan(world.spec.model_copy(update={"shards": (f"{tmp_path}/less/*.tar",)}), str(tmp_path / "less.atlas"))
+    run(str(tmp_path / "less.atlas"), INLINE)
+    both = world.path("other"), tmp_path / "less.atlas"
+    code, text, _ = vitatlas("status", *both)
+    assert code == 0
+    assert "         9 images with maps in" in text
+    assert len(json.loads(vitatlas("status", *both, "--json")[1])["together"]["notes"]) == 1
+    for command in ("audit", "annotate"):
+        code, _, error = vitatlas(command, *both, "--out", tmp_path / "out")
+        assert code == 2
+        assert "are not of one run: " in error
 
 
 def test_products_are_compared_with_all_networks(world: World, vitatlas, tmp_path: Path) -> None:
