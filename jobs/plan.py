@@ -15,7 +15,8 @@ from pipeline.utils.terminal import echo
 from schemas.bench import BenchRecord
 from schemas.errors import UsageError
 from schemas.run import RunSpec
-from schemas.run_record import RunRecord, ShardRecord
+from schemas.run_record import RunRecord
+from schemas.shard_record import ShardRecord
 from schemas.targets import most_labels
 
 _ROW_BYTES = 2000

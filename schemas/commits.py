@@ -6,7 +6,7 @@ from pydantic import Field
 
 from schemas.base import Count, Finite, GrowingRecord, Record, Time
 from schemas.layout import FORMAT
-from schemas.run_record import SourceRecord
+from schemas.shard_record import SourceRecord
 from schemas.token_norms import TokenNorms
 
 

@@ -13,8 +13,8 @@ from pipeline.utils.concurrency import concurrent_map
 from schemas.audit_tables import COMPLETENESS, DEGENERATE, PENDING, QUARANTINED
 from schemas.commits import CommitRecord
 from schemas.errors import RunFailedError
-from schemas.run_record import ShardRecord
 from schemas.samples import SampleStatus, may_lack
+from schemas.shard_record import ShardRecord
 
 _DETAILS = re.compile(r"""'[^']*'|"[^"]*"|\S*/\S*|0x[0-9a-f]+|\d[\d,.]*""")
 """Parts that differ between errors of one kind: quoted text, paths, addresses, numbers."""

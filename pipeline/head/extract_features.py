@@ -16,8 +16,8 @@ from pipeline.read import DecodedSample, DecoderPool, PreprocessConfig, iter_bat
 from pipeline.utils.atomic_write import write_atomically
 from schemas.head import HeadReadout
 from schemas.learned_head import LearnedHeadSpec
-from schemas.run_record import ShardRecord
 from schemas.samples import SampleStatus
+from schemas.shard_record import ShardRecord
 
 Task = tuple[ShardRecord, dict[str, Any]]
 """A shard, and all that decides its features."""

@@ -25,7 +25,7 @@ from pipeline.utils.random import rng_for
 from schemas.errors import UsageError
 from schemas.found_registers import FindRegistersSpec, FoundRegisters
 from schemas.registers import RegistersRecord
-from schemas.run_record import ShardRecord
+from schemas.shard_record import ShardRecord
 
 _MOST_SHARDS = 8
 """Shards that images are drawn from: a shard is read from its start."""

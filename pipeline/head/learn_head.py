@@ -29,7 +29,7 @@ from pipeline.utils.atomic_write import write_atomically
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.learned_head import LEFT_OUT, LearnedHeadRecord, LearnedHeadSpec
-from schemas.run_record import ShardRecord
+from schemas.shard_record import ShardRecord
 
 Shards = tuple[ShardRecord, ...]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.read.sample_keys import escape_bytes
 from pipeline.utils.io import url_to_fs
-from schemas.run_record import SourceRecord
+from schemas.shard_record import SourceRecord
 
 _CHUNK = 1 << 20
 _FORMATS: tuple[tuple[re.Pattern[bytes], Callable[[Any], Any]], ...] = (

@@ -14,8 +14,8 @@ from pipeline.read.sample_keys import escape_bytes, is_unsafe_key
 from pipeline.read.shard_reader import MAX_IMAGE_BYTES, RawSample, read_samples
 from pipeline.read.texts import TextRule
 from schemas.run import Grouping
-from schemas.run_record import ShardRecord, SourceRecord
 from schemas.samples import SampleStatus
+from schemas.shard_record import ShardRecord, SourceRecord
 
 _PREFETCHED_BATCHES = 2
 

@@ -18,7 +18,7 @@ from pipeline.read.sample_keys import escape_bytes, split_name
 from pipeline.read.tar_members import TarMember, iter_tar_members
 from schemas.errors import CorruptShardError
 from schemas.run import Grouping
-from schemas.run_record import ShardRecord, SourceRecord
+from schemas.shard_record import ShardRecord, SourceRecord
 
 IMAGE_EXTENSIONS = (
     *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "ppm", "pgm", "pbm", "pnm", "bmp", "dib"),

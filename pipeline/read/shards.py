@@ -21,7 +21,7 @@ from pipeline.utils.process_pool import ProcessPool
 from pipeline.utils.redaction import refuse_credentials
 from schemas.errors import UsageError
 from schemas.run import Grouping
-from schemas.run_record import ShardRecord, SourceRecord
+from schemas.shard_record import ShardRecord, SourceRecord
 
 T = TypeVar("T")
 

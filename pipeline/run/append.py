@@ -16,7 +16,8 @@ from pipeline.utils.terminal import echo
 from schemas.base import sha256
 from schemas.errors import RunFailedError, UsageError
 from schemas.layout import APPENDED
-from schemas.run_record import AppendedRecord, RunRecord, ShardRecord
+from schemas.run_record import AppendedRecord, RunRecord
+from schemas.shard_record import ShardRecord
 
 
 @dataclass(frozen=True)

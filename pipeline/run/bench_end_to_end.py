@@ -20,7 +20,8 @@ from schemas.bench import EndToEndTiming
 from schemas.errors import UsageError
 from schemas.layout import RUN, commit_object
 from schemas.run import RunSpec
-from schemas.run_record import RunRecord, ShardRecord
+from schemas.run_record import RunRecord
+from schemas.shard_record import ShardRecord
 
 _TIMED_BATCHES = 2
 """After one batch that warms up."""

@@ -27,7 +27,8 @@ from pipeline.utils.io import refuse_commands
 from pipeline.utils.terminal import echo
 from schemas.errors import UsageError
 from schemas.layout import DROPPED, RUN, extended_url, part_folder
-from schemas.run_record import RunRecord, ShardRecord
+from schemas.run_record import RunRecord
+from schemas.shard_record import ShardRecord
 from schemas.targets import is_text, most_labels, resolve_kinds, target_names
 
 

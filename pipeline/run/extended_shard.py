@@ -13,8 +13,9 @@ from pipeline.explain.method import Method
 from pipeline.store import Atlas
 from schemas.errors import CorruptShardError, RunFailedError
 from schemas.layout import arrays
-from schemas.run_record import RunRecord, ShardRecord
+from schemas.run_record import RunRecord
 from schemas.samples import LABEL_COLUMNS, TARGET_COLUMNS, SampleStatus, class_ids
+from schemas.shard_record import ShardRecord
 
 _INPUTS = ("key", "image_sha256", "label", "labels")
 """Columns that say what a map is made from, beside the texts."""

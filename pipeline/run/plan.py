@@ -29,7 +29,8 @@ from schemas.layout import RUN
 from schemas.model import ModelRecord
 from schemas.registers import AttachedRegisters
 from schemas.run import RunSpec
-from schemas.run_record import RunRecord, ShardRecord, slot_rows
+from schemas.run_record import RunRecord, slot_rows
+from schemas.shard_record import ShardRecord
 from schemas.targets import UNLABELLED, resolve_kinds
 
 CHUNK = 256

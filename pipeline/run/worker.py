@@ -45,8 +45,8 @@ from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError, UsageError
 from schemas.layout import extended_url
 from schemas.run import RunSpec
-from schemas.run_record import SourceRecord
 from schemas.samples import SampleStatus
+from schemas.shard_record import SourceRecord
 from schemas.targets import most_labels
 from schemas.token_norms import TokenNorms
 

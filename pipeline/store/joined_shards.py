@@ -15,7 +15,8 @@ from pipeline.store.map_reader import Location, MapReader
 from pipeline.store.shard_maps import ShardMaps
 from schemas.commits import CommitRecord
 from schemas.errors import UsageError
-from schemas.run_record import RunRecord, ShardRecord
+from schemas.run_record import RunRecord
+from schemas.shard_record import ShardRecord
 
 _NUMBERED = re.compile(r"(.*?)(\d+)(\D*)")
 """A name with a number: what is before its last number, that, and what is behind."""

@@ -14,8 +14,9 @@ from pipeline.utils.isolated import is_isolated
 from schemas.commits import CommitRecord
 from schemas.errors import RunFailedError
 from schemas.layout import Flag, flag_name, range_name
-from schemas.run_record import RunRecord, ShardRecord
+from schemas.run_record import RunRecord
 from schemas.samples import SampleStatus, class_ids, may_lack
+from schemas.shard_record import ShardRecord
 
 VIEW = ("width", "height", "scale_x", "scale_y", "offset_x", "offset_y")
 """Columns of the sample table that say where a map lies in its image."""

@@ -24,8 +24,9 @@ from schemas.base import sha256
 from schemas.commits import CommitRecord
 from schemas.errors import CorruptShardError, RunFailedError, ShardReplacedError
 from schemas.layout import Flag, commit_object, flag_name, range_name, samples_object, shard_object
-from schemas.run_record import RunRecord, SourceRecord
+from schemas.run_record import RunRecord
 from schemas.samples import SAMPLES, SampleStatus, has_map
+from schemas.shard_record import SourceRecord
 from schemas.token_norms import TokenNorms
 
 

@@ -1,7 +1,7 @@
 """Comparison of the files of shards with those that the maps were computed from, without their contents."""
 
 from pipeline.read import CorruptTarError, describe_source, read_listing
-from schemas.run_record import SourceRecord
+from schemas.shard_record import SourceRecord
 
 
 def find_source_fault(url: str, source: SourceRecord) -> str | None:

@@ -12,8 +12,8 @@ from pipeline.read import DecodedSample, DecoderPool, PreprocessConfig, iter_bat
 from pipeline.read.labels import LabelRule
 from schemas.errors import RunFailedError, UsageError
 from schemas.run import Grouping
-from schemas.run_record import ShardRecord
 from schemas.samples import SampleStatus
+from schemas.shard_record import ShardRecord
 
 _FIXES = {
     SampleStatus.MISSING_LABEL: "{count} samples have no label ({place}); add a .cls member with the class id to each",

@@ -22,7 +22,7 @@ from schemas.labels import LabelStatus
 from schemas.layout import Flag
 from schemas.policy import Policy
 from schemas.run import Exif, Grouping, KeySeparator, MaskValues, RunSpec, TruthOrientation
-from schemas.run_record import ShardRecord
+from schemas.shard_record import ShardRecord
 from schemas.training import MaskSpec
 
 PSEUDO_MASK_SUFFIX = ".mask.png"

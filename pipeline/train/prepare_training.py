@@ -14,7 +14,7 @@ from pipeline.train.mask_sources import PseudoMaskSource, open_held_out_masks, o
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.run import RunSpec
-from schemas.run_record import ShardRecord
+from schemas.shard_record import ShardRecord
 from schemas.training import MaskSpec, PatchMaskSettings, TrainSpec, TSCAMSettings
 
 

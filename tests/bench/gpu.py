@@ -39,7 +39,7 @@ from pipeline.store import ObjectStore
 from schemas.commits import CommitRecord
 from schemas.layout import RUN
 from schemas.run import Decode, ModelSpec, Precision, RunSpec
-from schemas.run_record import ShardRecord
+from schemas.shard_record import ShardRecord
 
 _WAYS: tuple[Decode, ...] = get_args(Decode)
 _BESIDE = ("read", "decode", "collect", "write", "drift", "total")

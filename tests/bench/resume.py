@@ -19,7 +19,8 @@ from schemas.commits import CommitRecord, ObjectRecord
 from schemas.layout import RUN, commit_object, samples_object, shard_object
 from schemas.model import ModelRecord
 from schemas.run import ModelSpec, RunSpec
-from schemas.run_record import RunRecord, ShardRecord, SourceRecord
+from schemas.run_record import RunRecord
+from schemas.shard_record import ShardRecord, SourceRecord
 
 METHODS = tuple(f"method_{number:02d}" for number in range(20))
 ROWS = 1251

@@ -8,7 +8,7 @@ import pytest
 from pipeline.read import PreprocessConfig, UndecodableImageError, decode_image
 from pipeline.read.shard_reader import ShardScan, read_samples, scan_shard
 from schemas.errors import CorruptShardError
-from schemas.run_record import ShardRecord
+from schemas.shard_record import ShardRecord
 
 FRAME = PreprocessConfig(16, 16, "bicubic", "squash", 1.0, "center")
 

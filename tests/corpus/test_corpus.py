@@ -25,8 +25,8 @@ from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from schemas.errors import CorruptShardError, RunFailedError
 from schemas.run import ModelSpec, RunSpec
-from schemas.run_record import ShardRecord
 from schemas.samples import SampleStatus
+from schemas.shard_record import ShardRecord
 
 HERE = ExecutionOptions(executor="inline")
 _RUNS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "pickle.find_class")

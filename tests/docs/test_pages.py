@@ -35,7 +35,7 @@ def records() -> list[type]:
     """List every record that is written as JSON or read as YAML."""
     for module in pkgutil.iter_modules(schemas.__path__):
         importlib.import_module(f"schemas.{module.name}")
-    return [*filter(fields_of, _subclasses(Record)), load("schemas.run_record.ShardRecord")]
+    return [*filter(fields_of, _subclasses(Record)), load("schemas.shard_record.ShardRecord")]
 
 
 def _subclasses(record: type) -> Iterator[type]:

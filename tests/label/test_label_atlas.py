@@ -14,7 +14,7 @@ from pipeline.store import Atlas
 from schemas.errors import UsageError
 from schemas.policy import Policy, Postprocess, Threshold
 from schemas.run import RunSpec
-from schemas.run_record import SourceRecord
+from schemas.shard_record import SourceRecord
 
 POLICY = Policy(
     name="legrad-otsu", methods=("legrad",), threshold=Threshold(kind="otsu"), postprocess=Postprocess(min_area=0.01)

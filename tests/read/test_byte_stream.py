@@ -19,7 +19,7 @@ from pipeline.read.byte_stream import TruncatedTarError, open_byte_stream
 from pipeline.read.shard_reader import read_samples, scan_shard
 from pipeline.utils import io as storage_io
 from schemas.errors import CorruptShardError, UsageError
-from schemas.run_record import ShardRecord
+from schemas.shard_record import ShardRecord
 
 
 class Failing(io.BytesIO):

@@ -12,8 +12,8 @@ from pipeline.read import DecodedSample, DecoderPool, PreprocessConfig, count_sa
 from pipeline.read.shard_reader import read_samples, scan_shard
 from schemas.errors import CorruptShardError
 from schemas.run import Grouping
-from schemas.run_record import ShardRecord
 from schemas.samples import SampleStatus
+from schemas.shard_record import ShardRecord
 
 CASES = Path(__file__).parent / "cases"
 FRAME = PreprocessConfig(16, 16, "bicubic", "squash", 1.0, "center")

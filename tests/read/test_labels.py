@@ -7,7 +7,7 @@ from typing import Any
 from support import jpeg, write_tar
 
 from pipeline.read import DecodedSample, DecoderPool, LabelRule, PreprocessConfig, iter_batches
-from schemas.run_record import ShardRecord
+from schemas.shard_record import ShardRecord
 
 FRAME = PreprocessConfig(8, 8, "bicubic", "squash", 1.0, "center")
 NAMES = ("cat", "dog", "red fox", "tench, Tinca tinca", "n01440764", "été", "red", "fox", "7", "lion")

@@ -8,8 +8,8 @@ from support import jpeg, samples, write_tar
 
 from pipeline.read import DecoderPool, ImageBatch, PreprocessConfig, iter_batches
 from pipeline.read.shard_reader import scan_shard
-from schemas.run_record import ShardRecord
 from schemas.samples import SampleStatus
+from schemas.shard_record import ShardRecord
 
 FRAME = PreprocessConfig(16, 16, "bicubic", "squash", 1.0, "center")
 

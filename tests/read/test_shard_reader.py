@@ -20,8 +20,8 @@ from pipeline.read.sample_keys import split_name
 from pipeline.read.shard_reader import MAX_IMAGE_BYTES, group_by_key, read_samples, scan_shard
 from pipeline.read.tar_members import TarMember
 from schemas.errors import CorruptShardError
-from schemas.run_record import ShardRecord
 from schemas.samples import SampleStatus
+from schemas.shard_record import ShardRecord
 
 
 def shard(path: Path, count: int) -> ShardRecord:

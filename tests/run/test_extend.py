@@ -28,7 +28,8 @@ from schemas.commits import CommitRecord, DerivedCommit
 from schemas.errors import AtlasError, RunFailedError, SpecMismatchError, StoppedEarlyError, UsageError
 from schemas.policy import Policy, Threshold
 from schemas.run import ModelSpec, RunSpec
-from schemas.run_record import RunRecord, SourceRecord
+from schemas.run_record import RunRecord
+from schemas.shard_record import SourceRecord
 
 ADDED = ("reciprocam:kernel=single", "attn_gradcam")
 NAMES = ("reciprocam_single", "attn_gradcam")

@@ -20,7 +20,7 @@ from pipeline.run.worker import Worker
 from pipeline.store import Atlas
 from schemas.errors import UsageError
 from schemas.run import RunSpec
-from schemas.run_record import ShardRecord
+from schemas.shard_record import ShardRecord
 
 CPU = torch.device("cpu")
 ON_CPU = replace(INLINE, device="cpu")

@@ -13,7 +13,7 @@ from pipeline.store import Atlas, ShardWriter
 from pipeline.store.verify import verify
 from schemas.errors import RunFailedError
 from schemas.run import RunSpec
-from schemas.run_record import SourceRecord
+from schemas.shard_record import SourceRecord
 
 
 def same_results(first: Path, second: Path) -> None:

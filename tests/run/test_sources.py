@@ -17,7 +17,7 @@ from pipeline.store import Atlas
 from pipeline.store.verify import verify
 from schemas.errors import RunFailedError
 from schemas.run import RunSpec
-from schemas.run_record import SourceRecord
+from schemas.shard_record import SourceRecord
 
 CHANGES = {
     "longer": lambda members: [*members[:-1], ("s0015.json", bytes(20_000))],

@@ -28,7 +28,8 @@ from schemas.base import sha256
 from schemas.commits import CommitRecord, LeaseRecord, ObjectRecord
 from schemas.errors import RunFailedError, ShardReplacedError, UsageError
 from schemas.layout import LEASE, MAP, STAGED, ArraySpec, commit_object
-from schemas.run_record import RunRecord, ShardRecord
+from schemas.run_record import RunRecord
+from schemas.shard_record import ShardRecord
 
 SHARD = "part-0"
 COMMIT = commit_object(SHARD)

@@ -18,7 +18,8 @@ from schemas.commits import DerivedCommit
 from schemas.errors import AtlasError, RunFailedError, SpecMismatchError
 from schemas.model import ModelRecord
 from schemas.run import ModelSpec, RunSpec
-from schemas.run_record import RunRecord, ShardRecord
+from schemas.run_record import RunRecord
+from schemas.shard_record import ShardRecord
 
 NOT_HASHED = {"format", "versions"}
 

@@ -13,7 +13,7 @@ from pipeline.read import DecoderPool, PreprocessConfig, count_samples, expand_s
 from pipeline.train.image_stream import ImageStream
 from schemas.errors import UsageError
 from schemas.run import ModelSpec
-from schemas.run_record import ShardRecord
+from schemas.shard_record import ShardRecord
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from pipeline.train.mask_sources import MaskTarget, PseudoMaskSource, open_mask_
 from schemas.errors import UsageError
 from schemas.policy import LabelFilter, Pamr, Policy, Threshold
 from schemas.run import ModelSpec, RunSpec
-from schemas.run_record import ShardRecord
+from schemas.shard_record import ShardRecord
 from schemas.training import MaskSpec
 
 FRAME = PreprocessConfig(48, 32, "bicubic", "squash", 1.0, "center")
