@@ -18,6 +18,7 @@ from schemas.errors import RunFailedError, UsageError
 from schemas.layout import APPENDED
 from schemas.run_record import AppendedRecord, RunRecord
 from schemas.shard_record import ShardRecord
+from schemas.targets import most_labels
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _rename(run: RunRecord, shards: tuple[ShardRecord, ...]) -> tuple[ShardRecor
 
 
 def _check(atlas: Atlas, shards: Sequence[ShardRecord]) -> None:
-    """Make sure that further shards fit into the rows of an atlas, and that one can be used.
+    """Make sure that further shards fit into the rows and targets of an atlas, and that one can be used.
 
     Raises:
         UsageError: they do not, or none can.
@@ -97,6 +98,13 @@ def _check(atlas: Atlas, shards: Sequence[ShardRecord]) -> None:
                 f"{shard.url}: has {shard.samples:,} samples, and each shard of the atlas has room for "
                 f"{atlas.own.slot:,} rows, as many as its largest when it was planned; split it, or plan another atlas"
             )
+    added = [target for part in atlas.parts if part.own.first_target for target in part.own.stored_targets]
+    unlabelled = [shard for shard in shards if shard.unlabelled and not atlas.own.spec.label_key]
+    if unlabelled and most_labels(added):
+        raise UsageError(
+            f"{unlabelled[0].url}: {unlabelled[0].unlabelled:,} samples have no label (a .cls member), and labels were "
+            "added to the targets of the atlas, for all of its images; give them one, or plan another atlas"
+        )
     if shards and all(shard.fault and not (shard.partial and shard.samples) for shard in shards):
         raise UsageError(f"{shards[0].url}: {shards[0].fault}; no shard can be used")
     if fault := atlas.own.followed_by(tuple(shards)).slot_fault():

@@ -259,7 +259,7 @@ def test_what_cannot_be_added_is_refused(finished: Path, targets: tuple[str, ...
     assert objects_of(finished) == before
 
 
-def test_two_readings_of_labels_are_refused(made: World, tmp_path: Path) -> None:
+def test_two_readings_of_labels_and_further_shards_without_are_refused(made: World, tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", samples(3))
     spec = made.spec.model_copy(update={"shards": (f"{tmp_path}/a.tar",), "methods": FAST, "targets": ("predicted",)})
     plan(spec, str(tmp_path / "atlas"))
@@ -267,6 +267,10 @@ def test_two_readings_of_labels_are_refused(made: World, tmp_path: Path) -> None
     with pytest.raises(UsageError, match="label:2 reads the same labels"):
         extend_targets(str(tmp_path / "atlas"), ["label", "label:2"], INLINE)
     assert not (tmp_path / "atlas" / "parts").exists()
+    extend_targets(str(tmp_path / "atlas"), ["label"], INLINE)
+    write_tar(tmp_path / "b.tar", [*samples(2, 5), ("z.jpg", jpeg(9))])
+    with pytest.raises(UsageError, match=r"1 samples have no label .*, and labels were added to the targets"):
+        append(str(tmp_path / "atlas"), [f"{tmp_path}/b.tar"], INLINE)
 
 
 def test_labels_that_not_every_image_has_are_refused(made: World, tmp_path: Path) -> None:
