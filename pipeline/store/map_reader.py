@@ -1,6 +1,6 @@
 """``MapReader``: what reads maps by shard, by row and by key: an atlas, or several that are joined."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,20 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.store.class_names import check_class_names
 from pipeline.store.frame import Frame
 from pipeline.store.map_dataset import MapDataset
 from pipeline.store.object_store import ObjectStore
+from pipeline.store.run_names import RunNames
 from pipeline.store.shard_maps import ShardMaps
 from pipeline.utils.concurrency import concurrent_map
 from pipeline.utils.isolated import is_isolated
 from schemas.commits import CommitRecord
 from schemas.errors import ShardReplacedError, UsageError
 from schemas.layout import Flag, flag_name, range_name
-from schemas.run_record import RunRecord
 from schemas.samples import SAMPLES, SampleStatus, class_columns, class_ids, may_lack
-from schemas.targets import find_class, is_text
-from schemas.text import suggest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,21 +48,11 @@ class Location(NamedTuple):
     targets: tuple[str, ...]
 
 
-class MapReader(ABC):
+class MapReader(RunNames):
     """Maps and sample tables, by shard and by row: of an atlas, or of several that are joined.
 
-    Only committed shards are read; open again to see what a run has added since.
+    Only committed shards are read; open again to see what a run has added since. It has all that ``RunNames`` has.
     """
-
-    @property
-    @abstractmethod
-    def url(self) -> str:
-        """URL of the atlas, for messages; of several, their URLs."""
-
-    @property
-    @abstractmethod
-    def run(self) -> RunRecord:
-        """Record of the run, with all methods that can be read; of several atlases, what they are together."""
 
     @property
     @abstractmethod
@@ -221,11 +208,6 @@ class MapReader(ABC):
         """Return the reader with all that one shard needs, to be sent to the worker that reads it."""
         return self
 
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Names of the methods that have maps."""
-        return tuple(self.run.methods)
-
     def read_current(self, shard: str, read: Callable[[CommitRecord], T]) -> T:
         """Return what a function reads by the commit of a shard, and again if that is replaced meanwhile.
 
@@ -363,79 +345,6 @@ class MapReader(ABC):
             raise UsageError(f"{url}: has no finished shard yet; run it first: vitatlas run {url}")
         return names
 
-    def check_array(self, array: str, target: str) -> int:
-        """Return the index of a target kind in an array. Nothing is read.
-
-        Args:
-            array: name of the array.
-            target: target kind.
-
-        Raises:
-            UsageError: the atlas has no such array or target kind.
-        """
-        if array not in self.run.arrays:
-            self._check_method(array)
-        return self.run.stored_targets.index(self.find_target(target))
-
-    def check_planned(self, target: str, methods: Iterable[str]) -> None:
-        """Check that the run has a target kind and methods. Nothing is read.
-
-        Args:
-            target: target kind.
-            methods: names of methods.
-
-        Raises:
-            UsageError: the run has no such target kind or method.
-        """
-        self.find_target(target)
-        for method in methods:
-            self._check_method(method)
-
-    def find_target(self, target: str) -> str:
-        """Return a target by its name in the atlas: ``class:7`` for ``class:turtle``.
-
-        Raises:
-            UsageError: the run has no such target.
-        """
-        targets, (kind, _, name) = self.run.stored_targets, target.partition(":")
-        if target in targets:
-            return target
-        if kind == "class" and name:
-            target = f"class:{find_class(name, self.run.class_names, self.run.model.classes)}"
-        if target not in targets:
-            raise self._no_target(target)
-        return target
-
-    def _no_target(self, target: str) -> UsageError:
-        targets = self.run.stored_targets
-        names = ", ".join(map(self.run.describe_target, targets))
-        return UsageError(
-            f"{self.url}: has no target {target!r}; it has {names}{suggest(target, targets)}; "
-            "name one with --target, or as target in the policy"
-        )
-
-    def find_class_target(self, target: str) -> str:
-        """Return a target by its name in the atlas, see ``find_target``, if it explains classes.
-
-        Raises:
-            UsageError: the run has no such target, or it explains a text of each image.
-        """
-        if is_text(target := self.find_target(target)):
-            raise UsageError(
-                f"{self.url}: target {target} explains another text in each image, so there are no classes to "
-                "sum over; name another target with --target"
-            )
-        return target
-
-    def class_names(self, names: Sequence[str] = ()) -> tuple[str, ...]:
-        """Return the given names of the classes; where none are given, those of the atlas; empty if it has none.
-
-        Raises:
-            UsageError: they are not as many as the classes, or those of the atlas in another order.
-        """
-        check_class_names(names, self.run.class_names, self.run.model.classes, self.url)
-        return tuple(names) or self.run.class_names
-
     @cached_property
     def _index(self) -> pa.Table:
         return self.samples(["row", "key", "status", "error", "labels"])
@@ -456,8 +365,3 @@ class MapReader(ABC):
         if may_lack(target) and not labels[int(target.partition(":")[2]) - 1 :]:
             raise UsageError(f"{key}: has no map of {target}, its labels are {', '.join(map(str, labels))}")
         return int(with_maps["row"][0].as_py())
-
-    def _check_method(self, method: str) -> None:
-        if method not in self.run.methods:
-            names, hint = ", ".join(self.run.methods), suggest(method, self.run.methods)
-            raise UsageError(f"{self.url}: has no maps of {method!r}; it has {names}{hint}")
