@@ -231,6 +231,11 @@ class RunRecord(GrowingRecord):
         return self.spec.target_names[self.first_target :]
 
     @property
+    def part_order(self) -> tuple[int, bool]:
+        """Place among the parts of an atlas: each needs the targets before it, or for further targets the maps."""
+        return len(self.spec.target_names), not self.first_target
+
+    @property
     def samples(self) -> int:
         """Number of samples in all shards."""
         return sum(shard.samples for shard in self.shards)

@@ -82,15 +82,14 @@ class Atlas(AtlasReader):
     def _open_parts(cls, objects: ObjectStore, run: RunRecord) -> Iterator[Self]:
         planned = (store for store in part_stores(objects) if store.exists(RUN))  # else an extend was stopped before
         parts = (cls.open(store.url, with_parts=False) for store in planned)
-        # Those that add targets first, in the order of these: the others need the classes that they have stored.
-        for part in sorted(parts, key=lambda part: (not part.own.first_target, part.own.first_target)):
+        for part in sorted(parts, key=lambda part: part.own.part_order):
             if not part.own.is_part_of(run):
                 raise RunFailedError(f"{part.objects.url}: extends another atlas than the one it is in; remove it")
             if part.own.methods:  # else it is being removed
                 yield part
 
     def open_extended(self) -> Self | None:
-        """Return the atlas that this one is a part of, with the parts that add its earlier targets; else None.
+        """Return the atlas that this one is a part of, with the parts that this one needs; else None.
 
         Raises:
             RunFailedError: the part was planned for another atlas.
@@ -100,8 +99,7 @@ class Atlas(AtlasReader):
         extended = self.open(extended_url(self.objects.url))
         if not self.own.is_part_of(extended.own):
             raise RunFailedError(f"{self.url}: extends another atlas than the one it is in; remove it")
-        before = self.own.first_target or len(self.own.spec.target_names)
-        parts = (part for part in extended.parts if 0 < part.own.first_target < before)
+        parts = (part for part in extended.parts if part.own.part_order < self.own.part_order)
         return type(self)(extended.objects, extended.own, parts)
 
     def __reduce__(self) -> tuple[Any, ...]:

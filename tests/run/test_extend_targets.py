@@ -142,7 +142,7 @@ def test_tables_and_maps_are_those_of_one_plan_for_every_kind_of_target(
 def test_targets_are_added_after_and_before_methods_and_shards(finished: Path, made: World, tmp_path: Path) -> None:
     """In any order, also where methods are dropped between; the sets are never incomplete."""
     url = str(finished)
-    extend(url, ["center"], options=INLINE)
+    extend(url, ["attn_gradcam"], options=INLINE)  # of which maps are copied, also those of shards that are added
     extend_targets(url, ["class:3"], INLINE)
     extend(url, ["rollout"], options=INLINE)
     write_tar(tmp_path / "more" / "more.tar", samples(4, 30))
@@ -154,7 +154,7 @@ def test_targets_are_added_after_and_before_methods_and_shards(finished: Path, m
     atlas = Atlas.open(url)
     assert verify(atlas).faults == []
     assert atlas.run.spec.target_names == ("label", "class:3", "predicted")
-    methods = ("legrad", "reciprocam", "center", "rollout")
+    methods = ("legrad", "reciprocam", "attn_gradcam", "rollout")
     everything = made.spec.model_copy(
         update={
             "shards": (*made.spec.shards, f"{tmp_path}/more/more.tar"),

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from caption_world import CAPTIONS, CLASSES, TOWER, caption_shard, spec_of
 from PIL import Image
 from small_towers import embed_words, fake_tower, hugging_face_folder
-from support import crash_after, in_one_process, same_bytes
+from support import crash_after, in_one_process, same_atlas, same_bytes
 
 from pipeline.audit.map_tables import write_map_tables
 from pipeline.explain import Head, LeGrad, explain, prepare
@@ -26,6 +26,7 @@ from pipeline.head.text_tower import TextTower
 from pipeline.label import label
 from pipeline.label.label_atlas import read_labels
 from pipeline.run import INLINE, run
+from pipeline.run.extend import extend_targets
 from pipeline.run.plan import plan
 from pipeline.run.recompute_maps import recompute
 from pipeline.score import score
@@ -99,6 +100,16 @@ def write_jpeg(shard: Path, key: str, folder: Path) -> Path:
     with tarfile.open(shard) as archive:
         archive.extract(f"{key}.jpg", folder, filter="data")
     return folder / f"{key}.jpg"
+
+
+@pytest.mark.soak
+def test_predictions_are_added_to_maps_of_captions(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, caption_shard(tmp_path / "00000.tar"), targets=("text",))
+    atlas_of(spec, tmp_path / "atlas")
+    atlas = extend_targets(str(tmp_path / "atlas"), ["predicted", "class:1"], INLINE)
+    both = spec.model_copy(update={"targets": ("text", "predicted", "class:1")})
+    same_atlas(atlas, atlas_of(both, tmp_path / "both"))
+    assert verify(atlas).faults == []
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
