@@ -120,7 +120,8 @@ def _check_kind(atlas: Atlas, kind: str, known: Sequence[str]) -> None:
     """
     url, another = atlas.objects.url, "plan another atlas with these targets"
     if common := [name for name in target_names([kind]) if name in known]:
-        raise UsageError(f"{url}: has {', '.join(common)}, a part of {kind}; {another}")
+        fix = "name only the others" if kind.startswith("class:") else another
+        raise UsageError(f"{url}: has {', '.join(common)} already, which {kind} includes; {fix}")
     if is_text(kind):
         raise UsageError(f"{url}: target {kind} needs a text of every image, which the atlas does not have; {another}")
     if not most_labels([kind]):

@@ -144,6 +144,8 @@ def test_targets_are_added_after_and_before_methods_and_shards(finished: Path, m
     url = str(finished)
     extend(url, ["attn_gradcam"], options=INLINE)  # of which maps are copied, also those of shards that are added
     extend_targets(url, ["class:3"], INLINE)
+    with pytest.raises(UsageError, match="has class:3 already, which class:3,5 includes; name only the others"):
+        extend_targets(url, ["class:3,5"], INLINE)
     extend(url, ["rollout"], options=INLINE)
     write_tar(tmp_path / "more" / "more.tar", samples(4, 30))
     append(url, [f"{tmp_path}/more/more.tar"], INLINE)
