@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from pipeline.explain.classifier_faults import NO_CLASSIFIER, classes_fault
+from pipeline.explain.classifier_faults import NO_CLASSIFIER, REMEDIES, classes_fault
 from pipeline.explain.head import head_activation
 from pipeline.explain.head_modules import LinearHead, TokenAndMean, ZeroShotHead
 from pipeline.explain.module_classes import (
@@ -129,7 +129,7 @@ def describe_transformer(model: nn.Module) -> Anatomy:
             raise NoGlobalAttention(model, message) if _is_of_timm(block) else refuse(message)
     head = getattr(parts, "head", None)
     if head is None or isinstance(head, nn.Identity):
-        raise refuse(NO_CLASSIFIER)
+        raise refuse(NO_CLASSIFIER.format(remedies=REMEDIES))
     known = known_parts(model)
     for part in known:
         if part.cls not in part.allowed and part.cls.__module__.startswith("timm."):  # an architecture, not a change
@@ -137,7 +137,7 @@ def describe_transformer(model: nn.Module) -> Anatomy:
     if reason := find_fault(model, known):
         raise refuse(reason)
     classes = _count_classes(known, refuse)
-    if reason := classes_fault(parts, classes):
+    if reason := classes_fault(parts, classes, REMEDIES):
         raise refuse(reason)
     if reason := _unsupported_patches(parts.patch_embed):
         raise refuse(reason)

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from pipeline.explain.anatomy import NoGlobalAttention, describe_transformer
-from pipeline.explain.classifier_faults import NO_CLASSIFIER, classes_fault
+from pipeline.explain.classifier_faults import NO_CLASSIFIER, REMEDIES_WITHOUT_HEAD, classes_fault
 from pipeline.explain.feature_layers import NoFeatureGrid, find_features, is_linear, reads_mean
 from pipeline.explain.head import head_activation
 from pipeline.explain.model_state import preserve_model_state
-from pipeline.explain.module_classes import NETWORKS, base_class, find_wrapper_fault
+from pipeline.explain.module_classes import NETWORKS, base_class, find_tensor_fault, find_wrapper_fault
 from pipeline.explain.network import FeatureLayer, Network, Requirement
 from pipeline.explain.shape_run import ShapeRun, is_norm, run_shapes
 from schemas.errors import UnsupportedModel
@@ -36,6 +36,8 @@ def describe(model: nn.Module, size: Size | None = None) -> Network:
     try:
         return describe_transformer(model)
     except NoGlobalAttention as refusal:
+        if reason := find_tensor_fault(model):
+            raise UnsupportedModel(f"{type(model).__name__} cannot be explained: {reason}") from None
         with preserve_model_state(model), torch.no_grad():
             return _describe_any(model, size, refusal.reason)
 
@@ -76,7 +78,7 @@ def _describe_any(model: Any, size: Size | None, no_attention: str) -> Network:
         raise UnsupportedModel(f"{family} cannot be explained: {reason}")
     size, run = _run(model, size, own_size)
     classes = run.logits[1]
-    reason = classes_fault(model, classes)
+    reason = classes_fault(model, classes, REMEDIES_WITHOUT_HEAD)
     last: Any = model.get_submodule(run.last_layer) if run.last_layer else None
     if not reason and is_norm(last):
         reason = f"a {type(last).__name__} follows its last linear layer, so that its outputs may be no logits"
@@ -136,7 +138,7 @@ def _classifier_fault(model: Any) -> str | None:
     """Return the reason why a network has no classifier, or None."""
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
     if isinstance(classifier, nn.Identity) or getattr(model, "num_classes", None) == 0:
-        return NO_CLASSIFIER
+        return NO_CLASSIFIER.format(remedies=REMEDIES_WITHOUT_HEAD)
     return None
 
 

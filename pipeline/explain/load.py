@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import timm
@@ -15,6 +16,7 @@ from pipeline.explain.checkpoint import (
     MERGE_ADAPTERS,
     ImageConfig,
     ModelConfig,
+    create_for_size,
     derive_transformers,
     find_weights,
     images_beside,
@@ -173,8 +175,9 @@ def create_model(name: str, **options: Any) -> nn.Module:
     _check_name(name)
     if not options.pop("pretrained", False):
         return ModelConfig(architecture=name).build(**options)
+    size = options.pop("img_size", None)
     try:
-        return timm.create_model(name, pretrained=True, **options)
+        return create_for_size(partial(timm.create_model, name, pretrained=True, **options), size)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:400]
         raise UsageError(

@@ -159,6 +159,11 @@ def find_fault(network: nn.Module, parts: Iterable[Part]) -> str | None:
         earlier = paths.setdefault(part.module, part.path)
         if earlier != part.path and any(True for _ in part.module.parameters()):
             return f"{part.path} is {earlier} a second time; replace it by a copy.deepcopy of it"
+    return find_tensor_fault(network)
+
+
+def find_tensor_fault(network: nn.Module) -> str | None:
+    """Return which tensor of a network is none that methods can compute with, or None."""
     for owner, module in network.named_modules():
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None and (reason := _tensor_fault(tensor)):

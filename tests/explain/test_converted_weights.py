@@ -12,10 +12,11 @@ from explain.weights_files import DINO, SMALL, config, equal, load, network, wri
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pipeline.explain import describe
 from pipeline.explain.checkpoint import ModelConfig, load_checkpoint, resampled_by_timm
 from pipeline.explain.checkpoint.conversion import BY_TIMM
 from pipeline.explain.load import load_model, weights_hash
-from schemas.errors import UsageError
+from schemas.errors import UnsupportedModel, UsageError
 from schemas.run import ModelSpec
 
 
@@ -155,6 +156,26 @@ def test_an_image_size_resamples_positions_as_timm_does(tmp_path: Path, name: st
     assert (positions.from_grid, positions.to_grid) == ((6, 6), (8, 8))
     assert (positions.interpolation, positions.antialias) == {"v": ("bicubic", True), "b": ("linear", False)}[name[0]]
     assert loaded.record.input_size == (128, 128)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "mvitv2_tiny", "hiera_tiny_224", "levit_128s"])
+def test_a_network_is_described_for_the_image_size_that_is_asked_for(name: str) -> None:
+    """Some have no argument for it, and some do not state it."""
+    described = describe(ModelConfig(architecture=name).skeleton(img_size=160))
+    assert described.input_size == (160, 160)
+
+
+def test_an_image_size_that_a_network_ignores_is_refused() -> None:
+    with pytest.raises(UnsupportedModel, match=r"does not take images \[1, 3, 160, 160\]"):
+        describe(ModelConfig(architecture="efficientformer_l1").skeleton(img_size=160))
+
+
+def test_weights_of_a_convolutional_network_serve_images_of_any_size(tmp_path: Path) -> None:
+    model = network("test_resnet")
+    path = write(tmp_path, model.state_dict())
+    loaded = load("test_resnet", path, image_size=96)
+    assert equal(loaded, model)
+    assert (loaded.record.input_size, loaded.record.grid, loaded.record.conversion) == ((96, 96), (3, 3), None)
 
 
 def test_what_timm_resamples_of_its_own_weights_is_recorded() -> None:

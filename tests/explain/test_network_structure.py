@@ -88,6 +88,13 @@ def test_a_network_whose_classifier_was_taken_away_is_refused(name: str) -> None
         describe(model, (224, 224))
 
 
+def test_a_network_that_was_made_in_inference_mode_is_refused() -> None:
+    with torch.inference_mode():
+        model = small_network("resnet18")
+    with pytest.raises(UnsupportedModel, match=r"conv1.weight was made under torch.inference_mode"):
+        explain(model, random_images(), 1, "gradcam")
+
+
 class Readout(GapVGG):
     """A network with another read-out."""
 

@@ -3,7 +3,8 @@
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal, cast
 
 import timm
 import torch
@@ -187,8 +188,12 @@ class ModelConfig(Record):
             classes = {} if self.classes is None else {"num_classes": self.classes}
             images = self.images.model_dump(exclude_none=True, exclude={"global_pool"}) | labels | classes
         pool = {"global_pool": self.read_out} if self.read_out else {}
+        arguments = self.arguments | pool | arguments
+        size = arguments.pop("img_size", None)
         try:
-            return timm.create_model(self.architecture, pretrained_cfg=images, **self.arguments | pool | arguments)
+            return create_for_size(
+                partial(timm.create_model, self.architecture, pretrained_cfg=images, **arguments), size
+            )
         except Exception as error:  # whatever arguments of a stranger make of a constructor
             reason = str(error).strip().split("\n")[0]
             raise UsageError(f"{self.architecture}: timm cannot build it ({type(error).__name__}: {reason})") from error
@@ -197,6 +202,26 @@ class ModelConfig(Record):
         """Create the network as ``build`` does, but on the meta device, without memory for its weights."""
         with torch.device("meta"), _SkipFilling():
             return self.build(**arguments)
+
+
+def create_for_size(create: Callable[..., nn.Module], size: int | tuple[int, int] | None) -> nn.Module:
+    """Create a network for images of a size, and state it in its ``pretrained_cfg``.
+
+    Args:
+        create: of the architecture. It is given ``img_size``, if it has that argument; others take images of any size.
+        size: of the images, in pixels; None is the network's own.
+    """
+    if size is None:
+        return create()
+    try:
+        model: Any = create(img_size=size)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        model = create()
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    model.pretrained_cfg = {**(getattr(model, "pretrained_cfg", None) or {}), "input_size": (3, *sides)}
+    return cast(nn.Module, model)
 
 
 class _SkipFilling(TorchFunctionMode):
