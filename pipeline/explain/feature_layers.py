@@ -1,5 +1,6 @@
 """The grids of features of a network that is no plain vision transformer, and how its classifier reads the last one."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -13,10 +14,20 @@ from pipeline.explain.shape_run import ShapeRun
 _CLASS_ATTENTION = ("blocks_token_only", "cls_attn_blocks")
 """Names of blocks behind ``blocks`` in which a class token attends to the others."""
 
+_BEFORE_CLASS_TOKEN: dict[str, Callable[[Any], str]] = {
+    "CoaT": lambda model: f"serial_blocks4.{len(model.serial_blocks4) - 2}" if model.parallel_blocks is None else "",
+    "PoolingVisionTransformer": lambda model: (
+        f"transformers.{len(model.transformers) - 1}.blocks.{len(model.transformers[-1].blocks) - 2}"
+    ),
+    "TNT": lambda model: f"blocks.{len(model.blocks) - 1}.norm_out",
+    "VOLO": lambda model: f"network.{len(model.network) - 1}" if model.post_network is not None else "",
+}
+"""Paths of the last features that a class token is read from, by the class of the network; empty if there are none."""
+
 _STAGES = range(1, 5)
 """Stages that a method can be read at: stage k is the last place where a cell is 2 to the k + 1 pixels wide."""
 
-_ROW_BY_ROW = ("EfficientFormer", "Levit", "LevitDistilled", "MultiScaleVit", "Twins")
+_ROW_BY_ROW = ("EfficientFormer", "Levit", "LevitDistilled", "MultiScaleVit", "Twins", *_BEFORE_CLASS_TOKEN)
 """Networks of stages whose tokens are the cells of a grid, row by row."""
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
@@ -52,6 +63,11 @@ def _find_last(model: Any, run: ShapeRun, size: tuple[int, int]) -> FeatureLayer
         if getattr(model, name, None):
             last = f"blocks.{len(model.blocks) - 1}"
             return _layer(model, LAST, last, run.outputs[last], size)
+    kind = type(model).__name__
+    if kind in _BEFORE_CLASS_TOKEN and getattr(model, "global_pool", None) == "token":
+        path = _BEFORE_CLASS_TOKEN[kind](model)
+        if path in run.outputs:
+            return _layer(model, LAST, path, run.outputs[path], size)
     if run.ends_in_head and len(run.head_inputs) == 1 and run.head_inputs[0] is not None:
         layer = _layer(model, LAST, "", run.head_inputs[0], size)
         if layer.layout != "NLC" or _depends_on_positions(model, layer):
@@ -154,9 +170,9 @@ def _token_grid(model: Any, length: int, size: tuple[int, int]) -> tuple[tuple[i
     if kind == "Xcit":
         grids.append(tuple(side // embed.patch_size for side in size))
     for rows, columns in grids:
-        for before in (prefix, 0):
-            if rows * columns + before == length and rows * columns > 1:
-                return (int(rows), int(columns)), before
+        before = length - rows * columns
+        if rows * columns > 1 and (before in (prefix, 0) or (kind in _BEFORE_CLASS_TOKEN and before in (1, 2))):
+            return (int(rows), int(columns)), before
     if length <= 2:
         raise NoFeatureGrid("its read-out takes class tokens only, and no grid of features")
     raise NoFeatureGrid("its features are a sequence of tokens, and their places in the image are not known")
