@@ -44,19 +44,30 @@ class AttentionCall:
     bias: Tensor | None
     scale: float
 
-    def scores(self, queries: slice = slice(None)) -> Tensor:
+    def scores(self, queries: slice = slice(None), images: slice = slice(None)) -> Tensor:
         """Compute the input of the softmax, or some rows of it: [B, H, m, n], at least float32."""
         # The factor goes to the queries, which are few numbers beside the scores.
-        scores = (upcast(self.query[:, :, queries]) * self.scale) @ upcast(self.key).transpose(-1, -2)
+        query, key = upcast(self.query[images, :, queries]), upcast(self.key[images])
+        scores = (query * self.scale) @ key.transpose(-1, -2)
         if self.bias is not None:
-            bias = self.bias.expand(-1, -1, self.query.shape[2], -1)
-            scores = scores + bias[:, :, queries]
+            bias = self.bias.expand(len(self.query), -1, self.query.shape[2], -1)
+            scores = scores + bias[images, :, queries]
         return scores
 
-    def probabilities(self, queries: slice = slice(None)) -> Tensor:
+    def probabilities(self, queries: slice = slice(None), images: slice = slice(None)) -> Tensor:
         """Compute the attention matrix, or some rows of it: [B, H, m, n], rows sum to 1."""
-        scores = self.scores(queries)
+        scores = self.scores(queries, images)
         return torch.softmax(scores, -1, out=None if scores.requires_grad else scores)  # in place: they are large
+
+    def mean_probabilities(self) -> Tensor:
+        """Compute the mean over heads of the attention matrix: [B, m, n].
+
+        On a CPU image by image: the matrices of one stay in its cache, those of a batch go through memory.
+        """
+        if self.query.device.type != "cpu" or len(self.query) == 1:
+            return self.probabilities().mean(1)
+        images = (slice(index, index + 1) for index in range(len(self.query)))
+        return torch.cat([self.probabilities(images=image).mean(1) for image in images])
 
     def gradient(self, output_gradient: Tensor, queries: slice = slice(None)) -> Tensor:
         """Compute the gradient with respect to the attention matrix A, or some rows of it.

@@ -19,7 +19,7 @@ class Capture(Flag):
     TOKENS = 2
     """inputs and outputs of every block"""
     GRAPH = 4
-    """a graph to the logits, from the first block that any method needs; ``mean_block_output`` needs it too"""
+    """a graph to the logits, from the first block that any method needs"""
     LAST_GRADIENTS = 8 | GRAPH
     """gradient of the target with respect to attention output and ``norm1`` output of the last block; in networks that
     are no plain vision transformers, to the features of the layers that the methods name"""
@@ -37,6 +37,10 @@ class Capture(Flag):
     """those with a γ rule too"""
     TOKEN_GRADIENTS = 1024 | RULES | TOKENS
     """gradient with respect to the input of every block, and shares of biases"""
+    MEAN_ATTENTION = 2048
+    """mean over heads of the attention matrix of every block, for ``mean_attention``"""
+    MEAN_OUTPUTS = 4096 | GRAPH
+    """what ``mean_block_output`` needs of the MLP of every block"""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ ClassIdsFn = Callable[[slice, Tensor], Tensor]
 """Returns the target classes, int64 [b, K], of some rows of a batch from their logits [b, C]."""
 
 
+_OF_BLOCKS = (Capture.ATTENTION, Capture.TOKENS, Capture.GRAPH, Capture.MEAN_OUTPUTS)
+"""What is recorded from some block on only, where no method asks for it before that one."""
+
+
 class MapBatch(dict[str, Tensor]):
     """Maps [B, K, h, w] by the name of their method.
 
@@ -193,12 +197,12 @@ class Explainer:
         )
         self.passes: dict[BackwardPass, Capture] = {}
         for method in methods:
-            needed = method.needs(anatomy) | method.backward_pass.capture
-            self.passes[method.backward_pass] = needed | self.passes.get(method.backward_pass, Capture.LAST_BLOCK)
+            others = self.passes.get(method.backward_pass, Capture.LAST_BLOCK)
+            self.passes[method.backward_pass] = self._needs(method) | others
         self.capture = reduce(or_, self.passes.values(), Capture.LAST_BLOCK)
         self.first_blocks: dict[Capture, int] = {}
-        for what in (Capture.ATTENTION, Capture.TOKENS, Capture.GRAPH) if isinstance(anatomy, Anatomy) else ():
-            asking = [method for method in methods if what in method.needs(anatomy) | method.backward_pass.capture]
+        for what in _OF_BLOCKS if isinstance(anatomy, Anatomy) else ():
+            asking = [method for method in methods if what in self._needs(method)]
             self.first_blocks[what] = min((method.first_block(anatomy) for method in asking), default=0)
         names = (method.layer_name for method in methods)
         self.layers = tuple(dict.fromkeys(name for name in names if name is not None))
@@ -234,7 +238,7 @@ class Explainer:
 
     def _explain_chunk(self, images: Tensor, targets: Callable[[Tensor], Tensor], keys: Sequence[str]) -> MapBatch:
         """Compute the maps of images that fit into memory together."""
-        trace = self._record(images, keys)
+        trace = self._record(images, keys, self.capture)
         self.on_stage_end("forward")
         class_ids = targets(trace.logits).to(images.device).clone()  # a graph refuses tensors of inference mode
         count = class_ids.shape[1]
@@ -262,8 +266,13 @@ class Explainer:
             values |= {f"{method.name}_{output}": images.new_zeros(count, 1) for output in method.extra_outputs}
         return values
 
-    def _record(self, images: Tensor, keys: Sequence[str]) -> NetworkTrace:
-        of_run = self.capture, tuple(keys), self.seed, self.precision, self.passes
+    def _needs(self, method: Method) -> Capture:
+        """Return what must be recorded for a method."""
+        return method.needs(self.anatomy) | method.backward_pass.capture
+
+    def _record(self, images: Tensor, keys: Sequence[str], capture: Capture) -> NetworkTrace:
+        passes = {each: wanted & capture for each, wanted in self.passes.items()}
+        of_run = capture, tuple(keys), self.seed, self.precision, passes
         if isinstance(self.anatomy, Anatomy):
             return record_forward(self.model, self.anatomy, images, *of_run, self.first_blocks)
         return record_network(self.model, self.anatomy, images, *of_run, self.layers)
@@ -299,7 +308,8 @@ class Explainer:
         if methods and new.any():
             if not new.all():
                 rows = new.nonzero()[:, 0]
-                trace = self._record(trace.images[rows], [trace.keys[i] for i in rows.tolist()])
+                needed = reduce(or_, map(self._needs, methods), Capture.LAST_BLOCK)
+                trace = self._record(trace.images[rows], [trace.keys[i] for i in rows.tolist()], needed)
                 self.on_stage_end("forward")
             for name, maps in self._compute(trace, last[new], methods).items():
                 column[name][new] = maps

@@ -6,9 +6,8 @@ identity of its class. An adapter, a quantized layer or a class of the same name
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm.layers
 import timm.models
@@ -102,8 +101,7 @@ _OWN_CODE = ("patch_embed", "rope", "rel_pos", "shared_rel_pos")
 """Parts of which the methods use the output only, whatever they are made of."""
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A part of a network that the methods have rules for.
 
     Attributes:

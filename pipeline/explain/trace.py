@@ -27,7 +27,7 @@ class Trace(NetworkTrace):
         first_blocks: the first block of which attention, tokens and graph were recorded; 0 where it is not named.
         attention_calls: attention of each block; None where it was not recorded, which the last one always is.
         block_inputs: [B, n, D] of each block, likewise.
-        block_options: keyword arguments that each block was called with.
+        block_options: keyword arguments of the calls of these blocks, by block.
         linear_calls: linear layers of each block by name; empty without ``Capture.LINEAR_LAYERS``.
         pooler: call of the attention pooler, or None where the read-out has none.
     """
@@ -37,8 +37,9 @@ class Trace(NetworkTrace):
     embedding: Tensor = field(init=False)
     last_output: Tensor = field(init=False)
     attention_calls: list[AttentionCall | None] = field(default_factory=list)
+    _mean_attention: dict[int, Tensor] = field(default_factory=dict)  # of the blocks whose attention is not kept
     block_inputs: list[Tensor | None] = field(default_factory=list)
-    block_options: list[dict[str, Any]] = field(default_factory=list)
+    block_options: dict[int, dict[str, Any]] = field(default_factory=dict)
     linear_calls: list[dict[str, LinearCall]] = field(default_factory=list)
     pooler: AttentionCall | None = None
     _middles: dict[int, Tensor] = field(default_factory=dict)  # the input of norm2, by block
@@ -58,6 +59,11 @@ class Trace(NetworkTrace):
         call = self.attention_calls[block]
         assert call is not None, "the method did not declare that it needs the attention of every block"
         return call
+
+    def mean_attention(self, block: int) -> Tensor:
+        """Return the mean over heads of the attention matrix of a block: [B, n, n], rows sum to 1."""
+        mean = self._mean_attention.get(block)
+        return self.attention(block).mean_probabilities() if mean is None else mean
 
     def block_input(self, block: int) -> Tensor:
         """Return the input of a block: [B, n, D]."""
@@ -115,6 +121,8 @@ class Trace(NetworkTrace):
 
     def mean_block_output(self, block: int) -> Tensor:
         """Compute the mean over all n tokens of a block's output but test-time registers, with the graph: [B, D].
+
+        Needs ``Capture.MEAN_OUTPUTS``.
 
         The last layer of the MLP is linear, so the mean of its outputs is its output for the mean: one token
         passes through it instead of n, forward and backward.
@@ -194,7 +202,7 @@ def record_forward(
     images.requires_grad_(Capture.IMAGE_GRADIENTS in capture)
     if Capture.TOKEN_GRADIENTS in capture:
         trace.rules.bias_sums = upcast(images).new_zeros(len(images), anatomy.tokens).requires_grad_()
-    trace.attention_calls = [None] * anatomy.depth
+    trace.attention_calls, trace.block_inputs = [None] * anatomy.depth, [None] * anatomy.depth
     parts: Any = model
     last = anatomy.depth - 1
 
@@ -209,15 +217,23 @@ def record_forward(
             tokens = args[0]
             if trace.records(Capture.GRAPH, index) and not tokens.requires_grad:
                 tokens = tokens.detach().requires_grad_()
-            trace.block_inputs.append(tokens if trace.records(Capture.TOKENS, index) or index == last else None)
-            trace.block_options.append(options)
+            if trace.records(Capture.TOKENS, index) or index == last:
+                trace.block_inputs[index], trace.block_options[index] = tokens, options
             return (tokens, *args[1:]), options
 
         return hook
 
     def after_attention(index: int) -> Callable[[AttentionCall], None]:
+        # A graph keeps queries, keys and values anyway; under rules nothing else is computed in the forward.
+        recorded = trace.records(Capture.ATTENTION, index) or trace.records(Capture.GRAPH, index)
+        kept = recorded or Capture.RULES in capture or index == last
+
         def on_call(call: AttentionCall) -> None:
-            trace.attention_calls[index] = call
+            if kept:
+                trace.attention_calls[index] = call
+                return
+            with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+                trace._mean_attention[index] = call.mean_probabilities()
 
         return on_call
 
@@ -250,12 +266,14 @@ def record_forward(
         stack.enter_context(trace.rules_as_captured())
         stack.enter_context(parts.patch_embed.register_forward_hook(after_embedding))
         for index, block in enumerate(parts.blocks):
-            stack.enter_context(block.register_forward_pre_hook(before_block(index), with_kwargs=True))
-            if trace.records(Capture.ATTENTION, index) or index == last:
+            if trace.records(Capture.TOKENS, index) or trace.records(Capture.GRAPH, index) or index == last:
+                stack.enter_context(block.register_forward_pre_hook(before_block(index), with_kwargs=True))
+            if trace.records(Capture.ATTENTION, index) or Capture.MEAN_ATTENTION in capture or index == last:
                 stack.enter_context(capture_attention(block.attn, after_attention(index)))
             if trace.records(Capture.GRAPH, index):
                 stack.enter_context(block.norm2.register_forward_pre_hook(before_norm2(index)))
-                stack.enter_context(block.mlp.fc2.register_forward_pre_hook(before_fc2(index)))
+                if trace.records(Capture.MEAN_OUTPUTS, index):
+                    stack.enter_context(block.mlp.fc2.register_forward_pre_hook(before_fc2(index)))
             if Capture.LINEAR_LAYERS in capture:
                 trace.linear_calls.append({})
                 for name in ("qkv", "proj", "fc1", "fc2"):

@@ -13,8 +13,9 @@ _MEMORY = "Peak memory that a call adds to the process, in MiB, peer → here; a
 
 def tables(suites: Iterable[Suite], results: dict[str, Row]) -> str:
     """Write Markdown: how it was measured; costs and memory, a table for each suite."""
-    costs = [line for suite in suites for line in _costs(suite, results)]
-    memory = [line for suite in suites for line in _memory(suite, results)]
+    measured = [suite for suite in suites if any(any(_rows(suite, each, results)) for each in suite.comparisons)]
+    costs = [line for suite in measured for line in _costs(suite, results)]
+    memory = [line for suite in measured for line in _memory(suite, results)]
     return "\n" + "\n".join([*_header(results), *costs, _MEMORY, "", *memory]) + "\n"
 
 

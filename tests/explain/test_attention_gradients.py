@@ -152,6 +152,27 @@ def test_one_forward_serves_all_that_need_no_other(monkeypatch: pytest.MonkeyPat
     assert len(forwards) == 1
 
 
+def test_the_mean_attention_is_the_same_whether_it_is_computed_in_the_forward_or_afterwards() -> None:
+    model, targets = small_vit().float(), torch.tensor([[1], [2], [3]])
+    images = images_for(model).float()
+    alone = explain(model, images, targets, "rollout")
+    for other in ("generic_attention", "legrad:layers=last2", "grad_input"):
+        assert torch.equal(explain(model, images, targets, ["rollout", other])["rollout"], alone["rollout"]), other
+
+
+def test_only_the_mean_attention_is_kept_of_blocks_where_no_method_needs_more() -> None:
+    model = small_vit()
+    anatomy, images = describe(model), images_for(model)
+    with preserve_model_state(model):
+        trace = record_forward(model, anatomy, images, Capture.MEAN_ATTENTION, ("a", "b", "c"), 0)
+        kept = record_forward(model, anatomy, images, Capture.ATTENTION, ("a", "b", "c"), 0)
+    assert trace.attention_calls[:-1] == [None, None]
+    for block in range(3):
+        assert torch.equal(trace.mean_attention(block), kept.attention(block).mean_probabilities())
+        expected = kept.attention(block).probabilities().mean(1)
+        torch.testing.assert_close(trace.mean_attention(block), expected, rtol=0, atol=1e-15)
+
+
 def test_nothing_is_recorded_that_no_method_asked_for() -> None:
     model = small_vit()
     anatomy = describe(model)

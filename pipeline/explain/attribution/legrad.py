@@ -76,7 +76,7 @@ class LeGrad(GradientMethod):
         return super().unsupported(anatomy)
 
     def needs(self, anatomy: Anatomy) -> Capture:
-        return Capture.TOKENS if anatomy.readout == "pool" else Capture.GRAPH | Capture.ATTENTION
+        return Capture.TOKENS if anatomy.readout == "pool" else Capture.MEAN_OUTPUTS | Capture.ATTENTION
 
     def first_block(self, anatomy: Anatomy) -> int:
         return 0 if self.layers == "all" else max(0, anatomy.depth - int(self.layers.removeprefix("last")))

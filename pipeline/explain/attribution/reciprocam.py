@@ -1,6 +1,6 @@
 """Recipro-CAM and ViT-ReciproCAM."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, Self
 
@@ -163,7 +163,7 @@ def _masked_attention(trace: Trace, call: AttentionCall, queries: int, kernel: K
     value = call.value.to(call.scores(rows))
     weights = mask_weights(kernel, trace.anatomy.grid).to(value)
     weights = _with_ones(weights, trace, call.tokens)[:, None]  # [N, 1, n]
-    hidden = _with_scaled_patches(trace, call, 0.0)
+    hidden = _with_hidden_patches(trace, call)
     if _is_affine(call.module):
         scores = torch.lerp(hidden.scores(rows)[:, :, None], call.scores(rows)[:, :, None], weights)
     else:  # a normalized key is not linear in the weight of its token
@@ -184,11 +184,32 @@ def _with_ones(weights: Tensor, trace: Trace, tokens: Tensor) -> Tensor:
     return ones
 
 
+def _with_hidden_patches(trace: Trace, call: AttentionCall) -> AttentionCall:
+    """Call the module of an attention again with all patch tokens 0; its output is not that of all tokens.
+
+    Where the place of a token makes no difference, one patch stands for all.
+    """
+    has_places = call.bias is not None or not all(option is None or option is False for option in call.options.values())
+    if has_places or trace.pooler is not None:
+        return _with_scaled_patches(trace, call, 0.0)
+    patches, places = trace.anatomy.patch_tokens, torch.arange(call.tokens.shape[1], device=call.tokens.device)
+    tokens = torch.cat([call.tokens[:, : patches.start + 1], call.tokens[:, patches.stop :]], 1)
+    tokens[:, patches.start] = 0
+    few = _call_again(trace, call, tokens)
+    places = places - (places - patches.start).clamp(0, trace.anatomy.patches - 1)  # among the few
+    return replace(few, **{name: getattr(few, name)[:, :, places] for name in ("query", "key", "value")})
+
+
 def _with_scaled_patches(trace: Trace, call: AttentionCall, level: float) -> AttentionCall:
     """Call the module of an attention again with all patch tokens scaled by ``level``."""
-    calls: list[AttentionCall] = []
     tokens = call.tokens.clone()
     tokens[:, trace.anatomy.patch_tokens] *= level
+    return _call_again(trace, call, tokens)
+
+
+def _call_again(trace: Trace, call: AttentionCall, tokens: Tensor) -> AttentionCall:
+    """Call the module of an attention with other tokens."""
+    calls: list[AttentionCall] = []
     with capture_attention(call.module, calls.append), trace.autocast():
         call.module(tokens, **call.options)
     return calls[0]
@@ -226,6 +247,7 @@ def _masked_pool(trace: Trace, pooler: AttentionCall, kernel: Kernel) -> Tensor:
 def _masked_copies(trace: Trace, kernel: Kernel, block: int) -> Tensor:
     """Compute logits [B, N, C] by N masked copies of a block's input through the rest of the network, in chunks."""
     anatomy, model = trace.anatomy, trace.model
+    block %= anatomy.depth
     tokens, normed = trace.block_input(block), trace.attention(block).tokens
     weights = mask_weights(kernel, anatomy.grid).to(tokens)
     weights = _with_ones(weights, trace, tokens)[:, None, :, None]
@@ -236,7 +258,7 @@ def _masked_copies(trace: Trace, kernel: Kernel, block: int) -> Tensor:
         masked = (masks * normed).flatten(0, 1)
         with trace.autocast():
             copies = _with_attention_input(model.blocks[block], skip.flatten(0, 1), masked, trace.block_options[block])
-            for later_block in range(block + 1, 0):
+            for later_block in range(block + 1, anatomy.depth):
                 copies = model.blocks[later_block](copies, **trace.block_options[later_block])
             logits.append(trace.read_out(copies).unflatten(0, (len(masks), -1)))
     return torch.cat(logits).transpose(0, 1)

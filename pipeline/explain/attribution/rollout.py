@@ -31,14 +31,15 @@ class Rollout(Method):
     cost = "≈0.1"
 
     def needs(self, anatomy: Anatomy) -> Capture:
-        return Capture.ATTENTION
+        return Capture.MEAN_ATTENTION
 
     def compute(self, trace: Trace, targets: Tensor) -> Tensor:
-        if trace.pooler is None:
-            row = readout_weights(trace)
-        else:
-            row = pooler_weights(trace, readout_attention(trace).mean(1))
-        for index in reversed(range(trace.anatomy.depth)):
-            attention = trace.attention(index).probabilities().mean(1)
-            row = 0.5 * row + 0.5 * torch.einsum("bi,bij->bj", row, attention)
+        blocks = trace.anatomy.depth
+        row, attention = readout_weights(trace), readout_attention(trace).mean(1)
+        if trace.pooler is not None:
+            row = pooler_weights(trace, attention)
+        else:  # its rows of the last block are all that is needed of that one
+            row, blocks = 0.5 * row + 0.5 * attention, blocks - 1
+        for index in reversed(range(blocks)):
+            row = 0.5 * row + 0.5 * torch.einsum("bi,bij->bj", row, trace.mean_attention(index))
         return trace.to_grid(row[:, trace.anatomy.patch_tokens])
