@@ -365,6 +365,7 @@ def test_plans_of_before_and_of_all_targets_are_still_the_plan(made: World) -> N
         plan(made.spec.model_copy(update={"targets": ("predicted",)}), made.path("extended"))
 
 
+@pytest.mark.soak
 def test_atlases_of_two_lists_are_joined_where_targets_were_added_to_one(made: World, tmp_path: Path) -> None:
     write_tar(tmp_path / "more.tar", samples(3, 20))
     spec = made.spec.model_copy(update={"shards": (f"{tmp_path}/more.tar",), "targets": ("label", "predicted")})
