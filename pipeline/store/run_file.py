@@ -40,7 +40,10 @@ def read_planned(objects: ObjectStore) -> RunRecord:
             f"{url}/{RUN}: {names} {'has' if len(changed) == 1 else 'have'} been changed since the "
             "atlas was planned; restore the file, or plan another atlas"
         )
-    if fault := run.slot_fault():
+    fault = run.slot_fault()
+    if not fault and run.first_target and not run.extends:
+        fault = "first_target leaves out targets, which only a part may"
+    if fault:
         raise RunFailedError(f"{url}/{RUN}: {fault}; restore the file, or plan another atlas")
     return run
 

@@ -25,9 +25,10 @@ from pipeline.store.drop import drop
 from pipeline.store.verify import verify
 from pipeline.truth import read_truth
 from schemas.commits import CommitRecord
-from schemas.errors import AtlasError, SpecMismatchError, StoppedEarlyError, UsageError
+from schemas.errors import AtlasError, RunFailedError, SpecMismatchError, StoppedEarlyError, UsageError
 from schemas.policy import Policy, Threshold
 from schemas.run import ModelSpec, RunSpec
+from schemas.run_record import RunRecord
 
 METHODS = ("attention", "legrad", "reciprocam")
 """Of each kind: by image, by class one after another, and by all classes together."""
@@ -356,6 +357,20 @@ def test_a_part_alone_has_its_own_targets_and_is_not_recomputed(made: World) -> 
         alone.map("s0006", "legrad", "label")
     with pytest.raises(UsageError, match="is a part with some targets of an atlas; name that atlas"):
         recompute(alone, 1)
+
+
+def test_only_a_part_may_leave_out_targets_and_only_those_of_its_atlas(extended: Path) -> None:
+    (part,) = extended.glob("parts/*/run.json")
+    for path, first, says in (
+        (part, 2, "extends another atlas"),
+        (extended / "run.json", 1, "first_target leaves out"),
+    ):
+        content = path.read_bytes()
+        record = RunRecord.read(content, "").model_copy(update={"first_target": first}).sealed()
+        path.write_bytes(record.to_bytes())
+        with pytest.raises(RunFailedError, match=says):
+            Atlas.open(str(extended))
+        path.write_bytes(content)
 
 
 def test_plans_of_before_and_of_all_targets_are_still_the_plan(made: World) -> None:
