@@ -69,7 +69,7 @@ class Bar:
         self._bars, self._name, self._total, self.at_once, self._clock = bars, description, total, at_once, clock
         self._task = bars.add_task(escape_control(description), total=total)
         self._lock = Lock()
-        self._updates, self._announced = 0, False
+        self._largest, self._announced = 0.0, False
         self.restart()
 
     def restart(self, done: int = 0) -> None:
@@ -103,7 +103,7 @@ class Bar:
     def _show(self, done: float) -> None:
         if not done:
             self.restart()
-        self._updates += done > self._done
+        self._largest = max(self._largest, done - self._done)
         self._done = done
         self._bars.update(self._task, completed=done, total=self._total)
         self._announce()
@@ -112,10 +112,11 @@ class Bar:
         elapsed, done = self._clock() - self._started, self._done - self._first
         if self._announced or self._total is None or done <= 0 or self._done >= self._total:
             return
-        if elapsed < _MEASURED or self._updates < self.at_once:
-            return
         left = self._total - self._first
         at_once = max(1, min(self.at_once, left))
+        # As long as it is less, some have said nothing yet, or others more than they.
+        if elapsed < _MEASURED or done < at_once * self._largest * (1 - 1e-6):
+            return
         expected = elapsed * at_once * math.ceil(left / at_once) / done  # in the last round some have nothing to do
         if expected >= _ANNOUNCED:
             self._announced = True

@@ -56,6 +56,16 @@ def test_the_first_of_several_that_run_at_once_says_nothing(world: World) -> Non
     assert world.said == ["label: about 2.67 min in all"]
 
 
+def test_two_parts_of_the_first_do_not_stand_for_the_second(world: World) -> None:
+    bar = world.bar(4, at_once=2)
+    for world.now, share in ((50.0, 0.8), (51.0, 0.1)):
+        bar.advance(share)
+    assert world.said == []
+    world.now = 54.0
+    bar.advance(0.8)
+    assert world.said == ["label: about 2.12 min in all"]
+
+
 def test_a_start_is_no_progress_of_another_that_runs_at_once(world: World) -> None:
     bar = world.bar(10, at_once=2)
     world.now = 30.0
