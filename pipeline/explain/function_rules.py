@@ -209,14 +209,15 @@ def _ordinary(state: RuleState, func: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _of_kind_of(result: Any, *arguments: Any) -> Any:
     """Give a result the kind of the activations that it was computed from, where all have the same one."""
-    kinds = {_kind(each) for each in activations(arguments)}
+    kinds = {kind_of(each) for each in activations(arguments)}
     if len(kinds) == 1 and (kind := kinds.pop()) is not None:
         for each in tensors(result):
             _mark(each, kind)
     return result
 
 
-def _kind(x: Tensor) -> Kind | None:
+def kind_of(x: Tensor) -> Kind | None:
+    """Return what a tensor is in products; None for values."""
     return getattr(x, "_relevance_kind", None)
 
 
@@ -245,7 +246,7 @@ def _both(first: Any, second: Any) -> bool:
 
 def _shared(state: RuleState, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Return the factors of a product, with their shares of its gradient."""
-    kinds = _kind(first), _kind(second)
+    kinds = kind_of(first), kind_of(second)
     if (kinds[0] is None) == (kinds[1] is None):
         return state.scaled(first, lambda rules: 0.5), state.scaled(second, lambda rules: 0.5)
     if kinds[0] is None:
@@ -383,14 +384,14 @@ def _activation(state: RuleState, func: Any, x: Tensor, *options: Any, **named: 
     return result
 
 
-@_rule(F.linear, F.conv2d)
+@_rule(F.linear, F.conv1d, F.conv2d)
 def _linear(
     state: RuleState, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *options: Any
 ) -> Tensor:
     if weight.requires_grad:
         raise NoRule(f"calls {function_name(func)} with weights that depend on the image")
     if "same" in options:
-        raise NoRule("calls conv2d with padding='same'")
+        raise NoRule(f"calls {function_name(func)} with padding='same'")
     if not state.keeps_gamma:
         return _of_kind_of(_with_bias(state, func(x, weight, bias, *options), bias), x)
     in_attention, is_layer = state.in_attention, func is F.linear

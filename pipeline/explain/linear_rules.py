@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_input
+from torch.nn.grad import conv1d_input, conv2d_input
 
 from pipeline.explain.attention_capture import upcast
 
@@ -18,7 +18,7 @@ class _Call:
 
     Attributes:
         gamma: returns γ of the backward pass that runs.
-        func: ``F.linear`` or ``F.conv2d``.
+        func: ``F.linear``, ``F.conv1d`` or ``F.conv2d``.
         input: x.
         weight: W.
         bias: b.
@@ -47,7 +47,9 @@ class _Call:
         weight = upcast(self.weight).abs()
         if self.func is F.linear:
             return gradient @ weight
-        return conv2d_input(self.input.shape, weight, gradient, *self.options)
+        transposed: Any = conv1d_input if self.func is F.conv1d else conv2d_input
+        result: Tensor = transposed(self.input.shape, weight, gradient, *self.options)
+        return result
 
 
 @dataclass
@@ -96,7 +98,7 @@ def linear_call(
 
     Args:
         gamma: returns γ of the backward pass that runs; 0 is the ordinary gradient.
-        func: ``F.linear`` or ``F.conv2d``.
+        func: ``F.linear``, ``F.conv1d`` or ``F.conv2d``.
         x: input, with a graph.
         weight: W.
         bias: b.

@@ -17,6 +17,7 @@ from pipeline.explain.function_rules import (
     as_attention,
     call_by_rule,
     function_name,
+    kind_of,
     overwrites,
     tensors,
 )
@@ -121,7 +122,9 @@ class RuleCheck(RuleMode):
     def finish(self, logits: Tensor) -> str | None:
         """Return the fault, if there is one, of a run that gave these logits."""
         if not self.fault and logits.grad_fn not in self._known:
-            self.fault = "its logits are made by code that is no function of torch, which has no relevance rule"
+            self.fault = "its logits are made by code that is no function of torch"
+        elif not self.fault and kind_of(logits):
+            self.fault = "its logits are the output of a softmax or of a sigmoid, which takes all relevance"
         self._known.clear()
         self._overwritten.clear()
         return self.fault
@@ -148,7 +151,7 @@ class RuleCheck(RuleMode):
     def _described(self, fault: str) -> str:
         path, module = self._calls[-1] if self._calls else ("", None)
         where = f"{path} ({type(module).__name__})" if path else "the network"
-        return f"{where} {fault}, which has no relevance rule"
+        return f"{where} {fault}" + ", which has no relevance rule" * fault.startswith("calls ")
 
     def _call(self, func: Any, inputs: list[Tensor], args: Any, kwargs: dict[str, Any]) -> Any:
         result = call_by_rule(self.state, func, args, kwargs)
@@ -159,7 +162,7 @@ class RuleCheck(RuleMode):
             if each.grad_fn is not None and each.grad_fn not in self._known:
                 raise NoRule("runs code that is no function of torch")
             if each.untyped_storage()._cdata in self._overwritten:
-                raise NoRule("uses what it has overwritten")
+                raise NoRule("uses a tensor that it has overwritten")
         if not any(each.requires_grad for each in numbers) and function_name(func) not in CREATE:
             raise NoRule(f"calls {function_name(func)} without a gradient")
         if func in _ATTENTION:

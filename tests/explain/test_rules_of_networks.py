@@ -173,6 +173,16 @@ def test_a_convolution_whose_output_goes_elsewhere_too_is_a_layer_of_its_own() -
     assert torch.allclose(found, expected, rtol=1e-12, atol=1e-13)
 
 
+def test_a_convolution_of_a_sequence_is_that_of_an_image_of_one_row() -> None:
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 2, 3, dtype=torch.float64, generator=random)
+    x = torch.randn(2, 4, 9, dtype=torch.float64, generator=random)
+    bias = torch.randn(6, dtype=torch.float64, generator=random)
+    (row,) = gradient(lambda x: F.conv1d(x, weight, bias, 2, 1, 1, 2), [x], GAMMA)
+    (image,) = gradient(lambda x: F.conv2d(x, weight[:, :, None], bias, (1, 2), (0, 1), 1, 2), [x[:, :, None]], GAMMA)
+    assert torch.allclose(row, image[:, :, 0], rtol=1e-12, atol=1e-13)
+
+
 def test_what_overwrites_its_input_has_the_relevance_of_what_does_not() -> None:
     def overwriting(x: Tensor) -> Tensor:
         y = F.silu(F.conv2d(x, weight), inplace=True)
@@ -253,7 +263,7 @@ def without_gradient(x: Tensor) -> Tensor:
         (unseen, "runs code that is no function of torch"),
         (written_into, "calls __setitem__"),
         (lambda x: x.clamp_(0, 1), "calls clamp_"),
-        (used_after_it_was_overwritten, "uses what it has overwritten"),
+        (used_after_it_was_overwritten, "uses a tensor that it has overwritten"),
         (lambda x: F.batch_norm(x, None, None, training=True), "batch_norm with statistics of the batch"),
         (lambda x: F.conv2d(x, x.mean((0, 2, 3)).expand(6, 6)[..., None, None]), "weights that depend on the image"),
         (lambda x: torch.einsum("bchw,bchw,bchw->bchw", x, x, x), "einsum of more than two tensors"),
@@ -279,6 +289,12 @@ def test_a_network_of_functions_with_rules_needs_no_class_to_be_known() -> None:
     maps = explain(model.double(), images, TARGETS, "cp_lrp:read=pixels")["cp_lrp_pixels"]
     logits = model(images).gather(1, TARGETS)
     assert torch.allclose(maps.sum((2, 3)), logits, rtol=1e-9)
+
+
+@pytest.mark.parametrize("function", [nn.Softmax(1), nn.Sigmoid()])
+def test_a_network_that_returns_probabilities_is_refused(function: nn.Module) -> None:
+    described = describe(nn.Sequential(nn.Conv2d(3, 6, 16, 16), nn.Flatten(), nn.Linear(24, 5), function), (32, 32))
+    assert "takes all relevance" in described.missing[Requirement.LAYERS]
 
 
 @pytest.mark.parametrize("name", NO_RULE)
