@@ -22,8 +22,9 @@ from pipeline.read.sample_keys import sample_key
 from pipeline.truth.box_truth import inclusive_box
 from pipeline.truth.mask_folder import tight_boxes
 from pipeline.truth.rle import decode
-from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
+from pipeline.truth.truth import Boxes, Mask, Truth
 from pipeline.truth.truth_faults import refuse_corners
+from pipeline.truth.truth_set import TruthSet
 from pipeline.utils.local_file import read_bytes
 from schemas.annotations import CocoInfo
 from schemas.base import sha256

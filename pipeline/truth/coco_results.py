@@ -16,7 +16,8 @@ from pipeline.read.decode import MAX_PIXELS
 from pipeline.read.sample_keys import sample_key
 from pipeline.truth.coco import CocoTruth, refuse_mixed_categories
 from pipeline.truth.mask_folder import tight_boxes
-from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
+from pipeline.truth.truth import Boxes, Mask, Truth
+from pipeline.truth.truth_set import TruthSet
 from pipeline.utils.local_file import read_bytes
 from schemas.base import sha256
 from schemas.errors import UsageError

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.read.sample_keys import sample_key
 from pipeline.truth.box_truth import build_box_truths
 from pipeline.truth.csv_lines import parse_floats, parse_lines
-from pipeline.truth.truth import TruthSet
+from pipeline.truth.truth_set import TruthSet
 from pipeline.utils.local_file import read_bytes
 from schemas.base import sha256
 from schemas.errors import UsageError

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.read.sample_keys import sample_key
 from pipeline.truth.box_truth import ImageSize, build_box_truths, refuse_fractions
 from pipeline.truth.csv_lines import parse_floats, parse_pixels
-from pipeline.truth.truth import TruthSet
+from pipeline.truth.truth_set import TruthSet
 from pipeline.utils.local_file import read_bytes
 from schemas.base import sha256
 from schemas.errors import UsageError

@@ -17,7 +17,8 @@ import numpy as np
 
 from pipeline.read.sample_keys import sample_key
 from pipeline.truth.mask_folder import tight_boxes
-from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
+from pipeline.truth.truth import Boxes, Mask, Truth
+from pipeline.truth.truth_set import TruthSet
 from pipeline.utils.local_file import file_sha256
 from schemas.errors import UsageError
 from schemas.run import KeySeparator

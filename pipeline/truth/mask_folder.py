@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from pipeline.read.sample_keys import sample_key
 from pipeline.truth.png_file import PngFile, may_be_gray
-from pipeline.truth.truth import Boxes, Mask, Truth, TruthSet
+from pipeline.truth.truth import Boxes, Mask, Truth
+from pipeline.truth.truth_set import TruthSet
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.run import KeySeparator, MaskValues

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from pyarrow import csv
 
 from pipeline.read.sample_keys import sample_key
-from pipeline.truth.truth import Boxes, Truth, TruthSet
+from pipeline.truth.truth import Boxes, Truth
+from pipeline.truth.truth_set import TruthSet
 from pipeline.utils.local_file import read_bytes
 from schemas.base import sha256
 from schemas.errors import UsageError

@@ -15,7 +15,7 @@ from pipeline.truth import (
     voc,
     wsolevaluation,
 )
-from pipeline.truth.truth import TruthSet
+from pipeline.truth.truth_set import TruthSet
 from schemas.errors import UsageError
 from schemas.run import KeySeparator, MaskValues, TruthOrientation
 

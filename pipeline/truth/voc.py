@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.read.sample_keys import sample_key
 from pipeline.truth.mask_folder import IGNORE_VOC, MaskTruth
 from pipeline.truth.png_file import PngFile
-from pipeline.truth.truth import TruthSet
+from pipeline.truth.truth_set import TruthSet
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.run import KeySeparator

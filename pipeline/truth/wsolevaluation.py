@@ -15,7 +15,7 @@ from pipeline.truth.box_truth import ImageSize, build_box_truths
 from pipeline.truth.csv_lines import CsvLine, parse_floats, parse_lines, parse_pixels
 from pipeline.truth.openimages_masks import InstanceTruth, require_same_size
 from pipeline.truth.png_file import PngFile
-from pipeline.truth.truth import TruthSet
+from pipeline.truth.truth_set import TruthSet
 from pipeline.utils.local_file import read_bytes
 from schemas.base import sha256
 from schemas.errors import UsageError
