@@ -128,7 +128,7 @@ class AtlasReader(MapReader):
 
     @property
     def added(self) -> str:
-        """What a part adds to its atlas, in words."""
+        """Phrase on the maps that a part adds: of which methods, or of which targets."""
         return f"of {', '.join(self.own.stored_targets if self.own.first_target else self.own.methods)}"
 
     def count_degenerate(self, method: str, commit: CommitRecord) -> int:
@@ -228,7 +228,8 @@ class AtlasReader(MapReader):
             RunFailedError: the array cannot be read.
         """
         self.check_array(array, target)
-        holder, target = self.holder(array, found := self.find_target(target)), found
+        target = self.find_target(target)
+        holder = self.holder(array, target)
         selection: Any = rows, holder.own.stored_targets.index(target)
         try:
             return np.asarray(holder.group[array][selection])
