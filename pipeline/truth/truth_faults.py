@@ -1,7 +1,7 @@
-"""Signs that boxes mean something else than their file format says: other corners, another scale, several classes.
+"""Signs that a truth means something else than its format says: corners, scale, classes, background.
 
-Each box alone is possible, so most of these signs are warnings. Only boxes of COCO that all are x0, y0, x1, y1 inside
-of their images, but reach out of them as x, y, width, height, are refused.
+Each object alone is possible, so most of these signs are warnings. Only boxes of COCO that all are x0, y0, x1, y1
+inside of their images, but reach out of them as x, y, width, height, are refused.
 """
 
 from collections.abc import Iterator
