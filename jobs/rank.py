@@ -100,7 +100,7 @@ def rank_command(
                 f"choice; {own:.1f} % on the {score.images} images of the choice"
             )
     else:
-        echo("policy   none: no method stands")
+        echo(f"policy   none: no method {'has maps that are not degenerate' if record.truth else 'stands'}")
     echo(f"written  {folder}")
 
 

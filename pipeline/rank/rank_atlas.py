@@ -59,8 +59,8 @@ def rank_atlas(
     """Rank methods by signals, and by truth where there is any; write a policy. What is done is not computed again.
 
     Writes ``signals/`` (``schemas.rank.SIGNAL_VALUES``); with truth ``scores/``, see ``pipeline.score.score``; then
-    ``policy.yaml``: of the methods that stand, if any does, or the best one by truth; ``rank.png``
-    and ``rank.json``.
+    ``policy.yaml``: of the methods that stand, if any does, or the best one by truth, if any has maps that are not
+    degenerate; ``rank.png`` and ``rank.json``.
 
     Args:
         atlas: the atlas with the maps.
@@ -91,8 +91,9 @@ def rank_atlas(
     if options.truth is not None:
         rows = localize(atlas, f"{out}/scores", target, options.truth, rows, options.compute, log)
         best = [row.method for row in rows if row.kind == "method" and row.localization and row.degenerate <= MOSTLY]
-        candidates = list_candidates(best, target)
-        policy, policy_score = search_policies(atlas, options.truth, candidates, options.seed, options.compute, log)
+        policy = None
+        if candidates := list_candidates(best, target):
+            policy, policy_score = search_policies(atlas, options.truth, candidates, options.seed, options.compute, log)
     record = RankRecord(
         run=atlas.run.run_hash,
         target=target,

@@ -8,14 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 import yaml
+from safetensors.torch import save_file
 from support import in_one_process, samples, soak_after, write_tar
 
+from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import read_policy
 from pipeline.rank import RankOptions, rank_atlas
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
+from pipeline.truth import read_truth
 from schemas.errors import UsageError
 from schemas.rank import RankRecord
 from schemas.run import ModelSpec, RunSpec
@@ -83,6 +88,19 @@ def test_no_method_stands_on_random_weights(checkpoint: ModelSpec, tmp_path: Pat
     assert not any(check.valid for check in record.signals.values())
     assert record.policy == ()
     assert not Path(url, "rank", target, "policy.yaml").exists()
+
+
+def test_truth_chooses_no_policy_where_all_maps_are_constant(world: SyntheticDataset, tmp_path: Path) -> None:
+    weights = timm.create_model("test_vit", num_classes=10).state_dict()
+    save_file({name: torch.zeros_like(values) for name, values in weights.items()}, tmp_path / "zero.safetensors")
+    model = ModelSpec(name="test_vit", checkpoint=str(tmp_path / "zero.safetensors"))
+    shard = world.shards.replace("{00..01}", "00")
+    plan(RunSpec(shards=(shard,), model=model, methods=("attention", "legrad", "center")), str(tmp_path / "atlas"))
+    atlas = run(str(tmp_path / "atlas"), INLINE)
+    record = rank_atlas(atlas, options=RankOptions(6, truth=read_truth(world.truth)))
+    assert record.verdicts() == {"attention": "fails", "legrad": "fails"}
+    assert (record.policy, record.policy_score) == ((), None)
+    assert not (tmp_path / "atlas" / "rank" / "label" / "policy.yaml").exists()
 
 
 def test_what_cannot_be_compared_is_refused(finished: Path) -> None:
