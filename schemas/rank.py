@@ -126,7 +126,7 @@ class PolicyScore(Record):
     Attributes:
         methods: of the policy.
         refined: by PAMR.
-        threshold: calibrated threshold.
+        threshold: calibrated threshold; None is Otsu's of each heatmap.
         overlap: mean IoU on the annotated images, where policy and threshold were chosen; in [0, 1].
         cross_validated: the same of images that were left out of that choice.
         low, high: 2.5 and 97.5 % of its bootstrap over images.
@@ -136,7 +136,7 @@ class PolicyScore(Record):
 
     methods: tuple[str, ...]
     refined: bool
-    threshold: Finite
+    threshold: Finite | None
     overlap: Finite
     cross_validated: Finite
     low: Finite
@@ -155,7 +155,7 @@ class PolicyScore(Record):
             methods=self.methods,
             target=target,
             refine=Pamr() if self.refined else None,
-            threshold=Threshold(kind="fixed", value=self.threshold),
+            threshold=Threshold(kind="otsu" if self.threshold is None else "fixed", value=self.threshold),
             postprocess=POSTPROCESS,
         )
 

@@ -91,8 +91,9 @@ def rank_atlas(
     if options.truth is not None:
         rows = localize(atlas, f"{out}/scores", target, options.truth, rows, options.compute, log)
         best = [row.method for row in rows if row.kind == "method" and row.localization and row.degenerate <= MOSTLY]
+        candidates = list_candidates(best, policy.methods if policy else (), target)
         policy = None
-        if candidates := list_candidates(best, target):
+        if candidates:
             policy, policy_score = search_policies(atlas, options.truth, candidates, options.seed, options.compute, log)
     record = RankRecord(
         run=atlas.run.run_hash,

@@ -1,4 +1,4 @@
-"""Search of a policy with truth: single methods and pairs, with and without refinement, at every threshold."""
+"""Search of a policy with truth: methods and pairs, with and without refinement, at fixed thresholds and at Otsu's."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -14,6 +14,7 @@ from pipeline.label.calibrate import truth_by_shard
 from pipeline.label.combine import combine_maps
 from pipeline.label.mask import postprocess_mask
 from pipeline.label.refine import Refiner, make_refiner
+from pipeline.label.threshold import compute_threshold
 from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import Atlas, MapReader
@@ -26,9 +27,9 @@ from schemas.layout import Flag
 from schemas.policy import Pamr, Policy, Threshold
 from schemas.rank import POLICY_NAME, POSTPROCESS, PolicyScore
 
-THRESHOLDS: NDArray[np.float64] = np.arange(1, 40) / 40
+THRESHOLDS = (*(Threshold(kind="fixed", value=level / 40) for level in range(1, 40)), Threshold(kind="otsu"))
 SEARCHED, REFINED = 6, 4
-"""How many methods, best first, are searched alone and in pairs; and how many of them with refinement as well."""
+"""How many methods, best first by truth, are searched alone and in pairs; and how many of them with refinement too."""
 FOLDS = 10
 _BATCH_SIZE = 8
 
@@ -36,13 +37,26 @@ Overlaps = NDArray[np.float64]
 """IoU [images, policies, thresholds]."""
 
 
-def list_candidates(methods: Sequence[str], target: str) -> list[Policy]:
-    """Return the policies to try, whose thresholds are open: single methods and pairs.
+def list_candidates(methods: Sequence[str], ranked: Sequence[str], target: str) -> list[Policy]:
+    """Return the policies to try, whose thresholds are open: single methods and pairs, and all of ``ranked``.
+
+    Maps that are coarse or full of holes gain most by refinement, so the best methods with it may be others. The policy
+    without truth is one of those tried, at Otsu's threshold.
 
     Args:
-        methods: best first.
+        methods: best first by truth.
+        ranked: methods of the policy without truth; each is among ``methods``.
         target: target kind of the maps.
     """
+    refined = tuple(dict.fromkeys((*methods[:REFINED], *ranked)))
+    choices: list[tuple[Pamr | None, tuple[str, ...]]] = [
+        (refine, names)
+        for refine, tried in ((None, methods[:SEARCHED]), (Pamr(), refined))
+        for size in (1, 2)
+        for names in combinations(tried, size)
+    ]
+    if len(ranked) > 2:
+        choices.append((Pamr(), tuple(ranked)))
     return [
         Policy(
             name=POLICY_NAME,
@@ -52,9 +66,7 @@ def list_candidates(methods: Sequence[str], target: str) -> list[Policy]:
             threshold=Threshold(kind="calibrated"),
             postprocess=POSTPROCESS,
         )
-        for refine, count in ((None, SEARCHED), (Pamr(), REFINED))
-        for size in (1, 2)
-        for names in combinations(methods[:count], size)
+        for refine, names in choices
     ]
 
 
@@ -104,11 +116,11 @@ def search_policies(
     weights = poisson_weights(np.random.default_rng(seed), len(held_out))
     with np.errstate(invalid="ignore"):
         low, high = percentile_interval(weights @ held_out / weights.sum(1)) or (held_out.mean(), held_out.mean())
-    policy, threshold = candidates[chosen[0]], float(THRESHOLDS[chosen[1]])
+    policy = candidates[chosen[0]].model_copy(update={"threshold": THRESHOLDS[chosen[1]]})
     score = PolicyScore(
         methods=policy.methods,
         refined=policy.refine is not None,
-        threshold=threshold,
+        threshold=policy.threshold.value,
         overlap=float(overlaps[:, chosen[0], chosen[1]].mean()),
         cross_validated=float(held_out.mean()),
         low=float(low),
@@ -116,7 +128,7 @@ def search_policies(
         images=len(rows),
         of="masks" if kinds == {True} else "boxes",
     )
-    return policy.with_threshold(threshold), score
+    return policy, score
 
 
 def choose(overlaps: Overlaps) -> tuple[int, int]:
@@ -209,10 +221,12 @@ class _Overlap:
     def by_threshold(self, heatmap: NDArray[np.float32], policy: Policy) -> NDArray[np.float64]:
         """Return the IoU at each of ``THRESHOLDS``."""
         values = upsample_to_image(heatmap, self.sample, self.input_size)
-        return np.array([self._overlap(values, threshold, policy) for threshold in THRESHOLDS.tolist()])
+        seen = values[self.valid]
+        levels = (compute_threshold(seen, threshold) for threshold in THRESHOLDS)
+        return np.array([self._overlap(values, level, policy) for level in levels])
 
-    def _overlap(self, values: NDArray[np.float32], threshold: float, policy: Policy) -> float:
-        mask, boxes = postprocess_mask((values > threshold) & self.valid, policy.postprocess)
+    def _overlap(self, values: NDArray[np.float32], level: float, policy: Policy) -> float:
+        mask, boxes = postprocess_mask((values > level) & self.valid, policy.postprocess)
         if not boxes:
             return 0.0
         if self.mask is None:

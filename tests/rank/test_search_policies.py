@@ -1,5 +1,6 @@
 """With truth the policy is the best of those that are tried, and what it is worth is measured on other images."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from pipeline.rank import RankOptions, rank_atlas
 from pipeline.rank.search_policies import FOLDS, THRESHOLDS, choose, cross_validate, list_candidates, search_policies
 from pipeline.store import Atlas
 from pipeline.truth import TruthSet, read_truth
-from schemas.policy import Pamr
+from schemas.policy import Pamr, Policy, Threshold
+from schemas.rank import POSTPROCESS
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -32,12 +34,29 @@ def few(world: SyntheticDataset) -> TruthSet:
 
 
 def test_single_methods_and_pairs_are_tried_and_the_best_ones_refined_as_well() -> None:
-    tried = [(policy.methods, policy.refine is not None) for policy in list_candidates(list("abcdefgh"), "label")]
+    candidates = list_candidates(list("abcdefgh"), (), "label")
+    tried = [(policy.methods, policy.refine is not None) for policy in candidates]
     assert len(tried) == len(set(tried)) == (6 + 15) + (4 + 6)
     assert (("a", "f"), False) in tried
     assert (("a", "f"), True) not in tried
     assert (("c", "d"), True) in tried
     assert not any("g" in methods for methods, _ in tried)
+
+
+def test_what_would_be_chosen_without_truth_is_refined_too() -> None:
+    candidates = list_candidates(list("abcdefgh"), ("h", "a", "g"), "label")
+    tried = [(policy.methods, policy.refine is not None) for policy in candidates]
+    assert len(tried) == len(set(tried)) == (6 + 15) + (6 + 15) + 1
+    assert {(("h", "a", "g"), True), (("h",), True), (("h", "g"), True), (("d", "g"), True)} <= set(tried)
+    assert not any("g" in methods and not refined for methods, refined in tried)
+    without_truth = Policy(
+        name="ranked",
+        methods=("h", "a", "g"),
+        refine=Pamr(),
+        threshold=Threshold(kind="otsu"),
+        postprocess=POSTPROCESS,
+    )
+    assert without_truth in [policy.model_copy(update={"threshold": THRESHOLDS[-1]}) for policy in candidates]
 
 
 def test_the_choice_is_cross_validated() -> None:
@@ -60,10 +79,13 @@ def test_every_image_is_left_out_once() -> None:
     assert (np.delete(held_out, 4) <= 0.1).all()
 
 
-@pytest.mark.parametrize("refined", [False, True])
-def test_overlaps_are_those_of_labels(atlas: Atlas, few: TruthSet, refined: bool) -> None:
+@pytest.mark.parametrize(("refined", "thresholds"), [(False, THRESHOLDS), (True, THRESHOLDS), (True, THRESHOLDS[-1:])])
+def test_overlaps_are_those_of_labels(
+    atlas: Atlas, few: TruthSet, refined: bool, thresholds: tuple[Threshold, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["pipeline.rank.search_policies"], "THRESHOLDS", thresholds)
     candidates = [
-        each for each in list_candidates(["attention", "legrad"], "label") if (each.refine == Pamr()) == refined
+        each for each in list_candidates(["attention", "legrad"], (), "label") if (each.refine == Pamr()) == refined
     ]
     policy, score = search_policies(atlas, few, candidates)
     overlaps = []
@@ -74,7 +96,8 @@ def test_overlaps_are_those_of_labels(atlas: Atlas, few: TruthSet, refined: bool
                 overlaps.append(mask_overlap(label, truth))
     assert (len(overlaps), score.images) == (6, 6)
     assert np.mean(overlaps) == pytest.approx(score.overlap, abs=1e-6)
-    assert policy.threshold.value in THRESHOLDS
+    assert policy.threshold in thresholds
+    assert policy == score.policy("label")
     assert (score.of, score.refined) == ("masks", refined)
 
 
