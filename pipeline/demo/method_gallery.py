@@ -19,8 +19,8 @@ SCENES = (1, 3, 24, 10)
 """Numbers of the scenes: bricks, a weave, the shortcut mark that the model relies on, marble at the border."""
 _ARTIFACTS = {"diffmask": MODEL / "gates.safetensors", "pm": MODEL / "pm.safetensors"}
 """Artifacts that were trained for the demo model."""
-_METHODS_PER_BLOCK = 12
-_CELL, _GAP, _TITLE = 136, 4, 50
+_MOST_METHODS_PER_BLOCK = 10
+_CELL, _GAP, _TITLE, _FONT_SIZE = 136, 4, 58, 22
 """Pixels of a cell, between two cells, and of the two lines of a title above them."""
 _IMAGE = "image"
 
@@ -58,7 +58,7 @@ def _make_method(method: type[Method]) -> Method:
 def save_gallery(gallery: Mapping[str, Sequence[Image.Image]], file: Path) -> None:
     """Save a gallery as JPEG: one row per scene, one column per method; the first column of a block has the scenes.
 
-    The names are also stored as a comment of the file, for ``load_gallery``.
+    No block is much narrower than the others. The names are also stored as a comment of the file, for ``load_gallery``.
 
     Args:
         gallery: images by name, as of ``render_gallery``.
@@ -66,12 +66,12 @@ def save_gallery(gallery: Mapping[str, Sequence[Image.Image]], file: Path) -> No
     """
     names = [name for name in gallery if name != _IMAGE]
     scenes = gallery[_IMAGE]
-    starts = range(0, len(names), _METHODS_PER_BLOCK)
-    blocks = [[_IMAGE, *names[start : start + _METHODS_PER_BLOCK]] for start in starts]
+    per_block = _methods_per_block(len(names))
+    blocks = [[_IMAGE, *names[start : start + per_block]] for start in range(0, len(names), per_block)]
     width = _corner(0, 0, len(blocks[0]), 0)[0] - _GAP
     height = _corner(len(blocks), 0, 0, len(scenes))[1] - _TITLE - _GAP
     sheet = Image.new("RGB", (width, height), "white")
-    canvas, font = ImageDraw.Draw(sheet), ImageFont.load_default(19)
+    canvas, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
     for block, titles in enumerate(blocks):
         for column, name in enumerate(titles):
             left, top = _corner(block, 0, column, len(scenes))
@@ -80,7 +80,7 @@ def save_gallery(gallery: Mapping[str, Sequence[Image.Image]], file: Path) -> No
             for row, image in enumerate(gallery[name]):
                 cell = image.resize((_CELL, _CELL), Image.Resampling.LANCZOS)
                 sheet.paste(cell, _corner(block, row, column, len(scenes)))
-    sheet.save(file, quality=88, comment=json.dumps({"methods": names, "scenes": len(scenes)}).encode())
+    sheet.save(file, quality=78, optimize=True, comment=json.dumps({"methods": names, "scenes": len(scenes)}).encode())
 
 
 def load_gallery(file: Path) -> dict[str, Image.Image]:
@@ -88,8 +88,9 @@ def load_gallery(file: Path) -> dict[str, Image.Image]:
     sheet = Image.open(file)
     comment = json.loads(sheet.info["comment"])
     scenes, names = comment["scenes"], comment["methods"]
+    per_block = _methods_per_block(len(names))
     places = {_IMAGE: (0, 0)}
-    places |= {name: (i // _METHODS_PER_BLOCK, i % _METHODS_PER_BLOCK + 1) for i, name in enumerate(names)}
+    places |= {name: (i // per_block, i % per_block + 1) for i, name in enumerate(names)}
     strips = {}
     for name, (block, column) in places.items():
         strips[name] = Image.new("RGB", (scenes * (_CELL + _GAP) - _GAP, _CELL), "white")
@@ -98,6 +99,12 @@ def load_gallery(file: Path) -> dict[str, Image.Image]:
             cell = sheet.crop((left, top, left + _CELL, top + _CELL))
             strips[name].paste(cell, (row * (_CELL + _GAP), 0))
     return strips
+
+
+def _methods_per_block(count: int) -> int:
+    """Return how many of the methods each block has but the last, which has as many or fewer."""
+    blocks = -(-count // _MOST_METHODS_PER_BLOCK)
+    return -(-count // blocks)
 
 
 def _corner(block: int, row: int, column: int, scenes: int) -> tuple[int, int]:

@@ -36,7 +36,7 @@ METHODS = (
     "agcam", "legrad", "legrad:layers=last2", "reciprocam", "pm_zs", "pm_value", "grad_input", "cp_lrp", "attn_lrp",
     "attn_lrp:read=pixels:gamma=0.25", "libra_fullgrad", "center", "uniform", "random", "edges",
 )  # fmt: skip
-"""All methods that cost a few forwards, not dozens or thousands."""
+"""Methods that cost a few forwards, not dozens or thousands."""
 AUDITED = ("attention", "rollout", "gradcam", "legrad", "reciprocam", "center", "random")
 """A few of them: the faithfulness metrics take some 70 forwards for each map."""
 LARGEST_DIFFERENCE = 2e-5
@@ -66,7 +66,8 @@ def main() -> None:
     shards = "train/train-{00000..00001}.tar --held-out test/test-{00000..00001}.tar --classes classes.txt"
     _vitatlas(out, f"head probe {shards} {network} --read-out token --l2 0.1 --out {head.name}")
     spec = ModelSpec(name=MODEL, checkpoint=str(weights), image_size=IMAGE_SIZE, head=str(head))
-    difference = _compare(graph, spec, out / "photos")
+    model: Any = load_model(spec).model
+    difference = _compare(graph, model, out / "photos")
     network += f" --head {head.name}"
     targets = f"--targets label,predicted --methods {','.join(METHODS)}"
     _vitatlas(out, f"run test/test-{{00000..00001}}.tar --out atlas {network} {targets}")
@@ -80,7 +81,7 @@ def main() -> None:
     _vitatlas(out, f"audit atlas --truth {BOXES.name} {sample} --out audit")
 
     atlas = Atlas.open(str(out / "atlas"))
-    draw_maps(atlas, out / "photos", out)
+    draw_maps(atlas, model, out / "photos", out)
     rows = pq.read_table(out / "scores" / "localization.parquet").to_pylist()
     aucs = box_auc(atlas, BOXES)
     summary = {
@@ -106,13 +107,12 @@ def _fetch_graph(out: Path) -> Path:
     return out / "graph.onnx"
 
 
-def _compare(graph: Path, spec: ModelSpec, folder: Path) -> dict[str, float]:
+def _compare(graph: Path, model: Any, folder: Path) -> dict[str, float]:
     """Compare the tokens of the network that ``run`` explains with those of onnxruntime, on the test photos.
 
     Raises:
         SystemExit: they differ.
     """
-    model: Any = load_model(spec).model
     photos = [photo for photo in list_photos() if photo.split == "test"]
     images = prepare(model, [Image.open(folder / photo.path) for photo in photos])
     expected = run_graph(graph, images)
