@@ -23,11 +23,14 @@ from PIL import Image
 from torch import nn
 
 from pipeline.demo.train_model import MODEL
+from pipeline.explain import describe
 from pipeline.explain.head import Head
 from pipeline.explain.module_classes import ATTENTIONS, BLOCKS
 from pipeline.explain.registers import Registers
+from pipeline.explain.weights_hash import weights_hash
 from pipeline.store import Atlas, Lease, ObjectStore
 from pipeline.utils.atomic_write import is_temp_file
+from schemas.artifacts import ArtifactRecord
 from schemas.base import sha256
 from schemas.head import HeadRecord
 from schemas.layout import AUDIT, LABELS, RANK, SCORES
@@ -150,6 +153,23 @@ def images_for(model: nn.Module, count: int = 3, seed: int = 0) -> torch.Tensor:
     """Random images of a network's size, float64."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 3, *model.patch_embed.img_size, generator=generator, dtype=torch.float64)
+
+
+def artifact_record(model: nn.Module, method: str) -> ArtifactRecord:
+    """The record of an artifact that was trained for a network in a step."""
+    return ArtifactRecord(
+        method=method,  # type: ignore[arg-type]
+        provenance="a test",
+        model="small",
+        weights=weights_hash(model),
+        head=describe(model).head,
+        settings={},
+        shards=(),
+        steps=1,
+        batch_size=1,
+        seed=0,
+        metrics={},
+    )
 
 
 def jpeg(seed: int = 0, size: tuple[int, int] = (40, 30), **options: Any) -> bytes:

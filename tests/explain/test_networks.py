@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from explain.feature_formulas import by_position, features_and_logits, written_out
 from some_networks import NAMES, random_images, small_network
 from support import images_for, random_head, small_vit, soak_after
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from pipeline.explain.batch_norm import OrderedBatchNormGradient
 from pipeline.explain.description import _describe_any
 from pipeline.explain.explainer import Explainer
 from pipeline.explain.model_state import preserve_model_state
-from pipeline.explain.network import FeatureLayer, Requirement
+from pipeline.explain.network import Requirement
 
 TARGETS = torch.tensor([[1, 3], [2, 2]])
 DEFAULT = 4
@@ -37,44 +38,6 @@ LINEAR = {
 
 NOT_A_MEAN = {"VGG": "features", "cait_xxs24_224": "other", "xcit_nano_12_p16_224": "other"}
 """Read-outs of the networks that read more than a mean."""
-
-
-def features_and_logits(model: Any, images: Tensor, layer: FeatureLayer) -> tuple[Tensor, Tensor]:
-    """Features [B, N, D] at a layer, and the logits, with the graph between them."""
-    kept: list[Tensor] = []
-
-    def keep(module: nn.Module, args: Any, output: Any) -> Any:
-        kept.append(output.detach().requires_grad_())
-        return kept[-1].clone()
-
-    if layer.path:
-        with model.get_submodule(layer.path).register_forward_hook(keep):
-            logits = model(images)
-    else:
-        kept.append(model.forward_features(images).detach().requires_grad_())
-        logits = model.forward_head(kept[0].clone())
-    return kept[0], logits
-
-
-def by_position(values: Tensor, layer: FeatureLayer) -> Tensor:
-    """[B, h, w, D] of features as the network has them."""
-    if layer.layout == "NCHW":
-        return values.permute(0, 2, 3, 1)
-    return values.reshape(len(values), *layer.grid, -1)
-
-
-def written_out(name: str, features: Tensor, gradient: Tensor) -> Tensor:
-    """The map [h, w] of one image from features and gradient [h, w, D]."""
-    if name == "layercam":
-        return (features * gradient.clamp(min=0)).sum(2).clamp(min=0)
-    if name == "gradcam":
-        return sum(features[:, :, k] * gradient[:, :, k].mean() for k in range(features.shape[2])).clamp(min=0)
-    total = torch.zeros_like(features[:, :, 0])
-    for k in range(features.shape[2]):
-        g, f = gradient[:, :, k], features[:, :, k]
-        alpha = g**2 / (2 * g**2 + f.sum() * g**3)
-        total += (alpha.nan_to_num() * g.clamp(min=0)).sum() * f
-    return total.clamp(min=0)
 
 
 @pytest.mark.parametrize("name", soak_after(DEFAULT, NAMES))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from explicit import class_probabilities
 from safetensors.torch import save_file
-from support import images_for, small_vit
+from support import artifact_record, images_for, small_vit
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -17,27 +17,9 @@ from pipeline.explain import PatchMask, UnsupportedMethod, describe, explain
 from pipeline.explain.artifacts import write_artifact
 from pipeline.explain.head_modules import ZeroShotHead
 from pipeline.explain.readout import patch_logits
-from pipeline.explain.weights_hash import weights_hash
-from schemas.artifacts import ArtifactRecord
 from schemas.errors import UsageError
 
 TARGETS = torch.tensor([[1, 7], [2, 2], [0, 9]])
-
-
-def record(model: nn.Module, method: str = "pm") -> ArtifactRecord:
-    return ArtifactRecord(
-        method=method,  # type: ignore[arg-type]
-        provenance="pm_design_v1",
-        model="small",
-        weights=weights_hash(model),
-        head=describe(model).head,
-        settings={},
-        shards=(),
-        steps=1,
-        batch_size=1,
-        seed=0,
-        metrics={},
-    )
 
 
 def tuned(model: nn.Module) -> nn.Module:
@@ -53,7 +35,7 @@ def tuned(model: nn.Module) -> nn.Module:
 def test_pm_is_the_read_out_of_its_own_weights(family: nn.Module, tmp_path: Path) -> None:
     """Beside other methods, which see the network that was given."""
     other, images = tuned(family), images_for(family)
-    write_artifact(tmp_path / "pm.safetensors", other.state_dict(), record(family))
+    write_artifact(tmp_path / "pm.safetensors", other.state_dict(), artifact_record(family, "pm"))
     maps = explain(family, images, TARGETS, [PatchMask.load(tmp_path / "pm.safetensors"), "pm_zs", "attention"])
     assert torch.allclose(maps["pm"], explain(other, images, TARGETS, "pm_zs")["pm_zs"], atol=1e-12)
     assert torch.equal(maps["pm_zs"], explain(family, images, TARGETS, "pm_zs")["pm_zs"])
@@ -105,7 +87,7 @@ def test_the_mean_over_patches_is_the_logit_where_the_norm_comes_first() -> None
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     model = small_vit()
-    write_artifact(tmp_path / "pm.safetensors", tuned(model).state_dict(), record(tuned(model)))
+    write_artifact(tmp_path / "pm.safetensors", tuned(model).state_dict(), artifact_record(tuned(model), "pm"))
     with pytest.raises(UnsupportedMethod, match=r"was trained for a model with other weights \(sha256:"):
         explain(model, images_for(model), TARGETS, PatchMask.load(tmp_path / "pm.safetensors"))
 
@@ -117,7 +99,7 @@ def test_files_that_are_not_of_pm_are_refused(tmp_path: Path) -> None:
     save_file(model.state_dict(), tmp_path / "bare.safetensors")
     with pytest.raises(UsageError, match="does not record the network that it was trained from"):
         PatchMask.load(tmp_path / "bare.safetensors")
-    write_artifact(tmp_path / "gates.safetensors", model.state_dict(), record(model, "diffmask"))
+    write_artifact(tmp_path / "gates.safetensors", model.state_dict(), artifact_record(model, "diffmask"))
     with pytest.raises(UsageError, match="is an artifact of diffmask, not of pm"):
         PatchMask.load(tmp_path / "gates.safetensors")
 
@@ -125,9 +107,9 @@ def test_files_that_are_not_of_pm_are_refused(tmp_path: Path) -> None:
 def test_a_file_that_was_trained_anew_is_read_anew(tmp_path: Path) -> None:
     model, images = small_vit(), images_for(small_vit())
     file = tmp_path / "pm.safetensors"
-    write_artifact(file, tuned(model).state_dict(), record(model))
+    write_artifact(file, tuned(model).state_dict(), artifact_record(model, "pm"))
     first = explain(model, images, TARGETS, PatchMask.load(file))["pm"]
-    write_artifact(file, model.state_dict(), record(model))
+    write_artifact(file, model.state_dict(), artifact_record(model, "pm"))
     second = explain(model, images, TARGETS, PatchMask.load(file))["pm"]
     assert not torch.equal(first, second)
     assert torch.allclose(second, explain(model, images, TARGETS, "pm_zs")["pm_zs"], atol=1e-12)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import timm
 import torch
+from explain.feature_formulas import by_position, features_and_logits, written_out
 from support import soak_after
-from test_networks import by_position, features_and_logits, written_out
 from torch import Tensor, nn
 
 from pipeline.explain import Anatomy, Network, UnsupportedModel, describe, explain, methods

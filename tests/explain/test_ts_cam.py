@@ -7,35 +7,17 @@ import pytest
 import torch
 from explicit import class_probabilities, forward
 from safetensors.torch import save_file
-from support import FAMILIES, images_for, small_vit
+from support import FAMILIES, artifact_record, images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import TSCAM, UnsupportedMethod, describe, explain
 from pipeline.explain.artifacts import write_artifact
 from pipeline.explain.semantic_maps import BIAS, WEIGHT
-from pipeline.explain.weights_hash import weights_hash
-from schemas.artifacts import ArtifactRecord
 from schemas.errors import UsageError
 
 TARGETS = torch.tensor([[1, 7], [2, 2], [0, 9]])
 BY_CLASS_TOKEN = [name for name in FAMILIES if describe(small_vit(**FAMILIES[name])).readout in ("token", "token+mean")]
 OTHERS = [name for name in FAMILIES if name not in BY_CLASS_TOKEN]
-
-
-def record(model: nn.Module, method: str = "tscam") -> ArtifactRecord:
-    return ArtifactRecord(
-        method=method,  # type: ignore[arg-type]
-        provenance="TS-CAM",
-        model="small",
-        weights=weights_hash(model),
-        head=describe(model).head,
-        settings={},
-        shards=(),
-        steps=1,
-        batch_size=1,
-        seed=0,
-        metrics={},
-    )
 
 
 def convolution(model: nn.Module, classes: int | None = None) -> dict[str, Tensor]:
@@ -86,7 +68,7 @@ def check(model: nn.Module, other: nn.Module, file: Path) -> None:
 @pytest.mark.parametrize("name", BY_CLASS_TOKEN)
 def test_with_a_frozen_backbone_it_is_the_equation_on_the_network_that_is_given(name: str, tmp_path: Path) -> None:
     model = small_vit(**FAMILIES[name])
-    write_artifact(tmp_path / "tscam.safetensors", convolution(model), record(model))
+    write_artifact(tmp_path / "tscam.safetensors", convolution(model), artifact_record(model, "tscam"))
     check(model, model, tmp_path / "tscam.safetensors")
 
 
@@ -100,7 +82,7 @@ def test_fine_tuned_it_is_the_equation_on_its_own_network(name: str, tmp_path: P
         for parameter in other.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     network = {f"model.{name}": tensor for name, tensor in other.state_dict().items()}
-    write_artifact(tmp_path / "tscam.safetensors", convolution(model) | network, record(model))
+    write_artifact(tmp_path / "tscam.safetensors", convolution(model) | network, artifact_record(model, "tscam"))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     check(model, other, tmp_path / "tscam.safetensors")
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -114,20 +96,20 @@ def test_some_network_classifies_by_its_class_token_and_some_does_not() -> None:
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_network_that_does_not_classify_by_a_class_token_is_refused(name: str, tmp_path: Path) -> None:
     model = small_vit(**FAMILIES[name])
-    write_artifact(tmp_path / "tscam.safetensors", convolution(model), record(model))
+    write_artifact(tmp_path / "tscam.safetensors", convolution(model), artifact_record(model, "tscam"))
     with pytest.raises(UnsupportedMethod, match="take a model that classifies by its class token"):
         explain(model, images_for(model), TARGETS, TSCAM.load(tmp_path / "tscam.safetensors"))
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     model, file = small_vit(), tmp_path / "tscam.safetensors"
-    write_artifact(file, convolution(model), record(small_vit(depth=2)))
+    write_artifact(file, convolution(model), artifact_record(small_vit(depth=2), "tscam"))
     with pytest.raises(UnsupportedMethod, match=r"was trained for a model with other weights \(sha256:"):
         explain(model, images_for(model), TARGETS, TSCAM.load(file))
-    write_artifact(file, convolution(model, classes=7), record(model))
+    write_artifact(file, convolution(model, classes=7), artifact_record(model, "tscam"))
     with pytest.raises(UnsupportedMethod, match=r"the shape \(7, 32, 3, 3\), and this model needs \(10, 32, 3, 3\)"):
         explain(model, images_for(model), TARGETS, TSCAM.load(file))
-    write_artifact(file, convolution(model) | {"model.norm.weight": torch.ones(32)}, record(model))
+    write_artifact(file, convolution(model) | {"model.norm.weight": torch.ones(32)}, artifact_record(model, "tscam"))
     with pytest.raises(UsageError, match="its tensors do not fit the model of its record"):
         explain(model, images_for(model), TARGETS, TSCAM.load(file))
 
@@ -139,9 +121,9 @@ def test_files_that_are_not_of_ts_cam_are_refused(tmp_path: Path) -> None:
     save_file(convolution(model), file)  # without a record
     with pytest.raises(UsageError, match="is not an artifact of TS-CAM; make one with vitatlas train tscam"):
         TSCAM.load(file)
-    write_artifact(file, {"weight": torch.ones(2)}, record(model))
+    write_artifact(file, {"weight": torch.ones(2)}, artifact_record(model, "tscam"))
     with pytest.raises(UsageError, match="is not an artifact of TS-CAM"):
         TSCAM.load(file)
-    write_artifact(file, convolution(model), record(model, "pm"))
+    write_artifact(file, convolution(model), artifact_record(model, "pm"))
     with pytest.raises(UsageError, match="is an artifact of pm, not of tscam"):
         TSCAM.load(file)
