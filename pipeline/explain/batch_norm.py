@@ -24,8 +24,8 @@ class OrderedBatchNormGradient(TorchFunctionMode):
         return result
 
 
-def _restride(gradient: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """Return the gradient with these strides."""
-    if gradient.stride() == strides:
+def _restride(gradient: Tensor | None, strides: tuple[int, ...]) -> Tensor | None:
+    """Return the gradient with these strides; None, which stands for 0, as it is."""
+    if gradient is None or gradient.stride() == strides:
         return gradient
     return torch.empty_strided(gradient.shape, strides, dtype=gradient.dtype, device=gradient.device).copy_(gradient)

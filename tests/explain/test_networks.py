@@ -327,6 +327,24 @@ def test_batch_norm_has_the_gradient_of_one_image_where_tokens_follow(permuted_i
     assert torch.allclose(gradient(images[1:]), expected[1:], rtol=1e-12, atol=0)
 
 
+def test_batch_norm_takes_a_gradient_that_is_not_defined() -> None:
+    """A function that does not depend on its input hands none on."""
+
+    class Unused(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, values: Tensor) -> Tensor:
+            return torch.ones_like(values)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> None:
+            return None
+
+    norm, images = nn.BatchNorm2d(3).eval(), torch.randn(2, 3, 4, 4, requires_grad=True)
+    with OrderedBatchNormGradient():
+        total = Unused.apply(norm(images)).sum() + images.sum()
+    assert torch.equal(torch.autograd.grad(total, images)[0], torch.ones_like(images))
+
+
 def test_a_module_under_two_names_stays_what_it_was() -> None:
     class Sharing(type(small_network("VGG with a mean"))):  # type: ignore[misc]
         def forward_features(self, images: Tensor) -> Tensor:
