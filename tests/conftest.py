@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ settings.register_profile("soak", max_examples=1000, deadline=None)
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 torch.set_num_threads(1)
 os.cpu_count = lambda: 1  # a few small shards are done sooner than a process starts; see two_processes
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; tests' processes inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.fsync = lambda handle: None  # no test cuts the power; the tests of what is written to the disk count the calls
 
 
