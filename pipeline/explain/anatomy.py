@@ -5,9 +5,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from pipeline.explain.classifier_faults import NO_CLASSIFIER, REMEDIES, classes_fault
-from pipeline.explain.head import head_activation
-from pipeline.explain.head_modules import LinearHead, TokenAndMean, ZeroShotHead
+from pipeline.explain.classifier_faults import NO_CLASSIFIER, classes_fault
+from pipeline.explain.head_modules import LinearHead, TokenAndMean, ZeroShotHead, head_activation
 from pipeline.explain.module_classes import (
     ACTIVATIONS,
     ATTENTIONS,
@@ -129,7 +128,7 @@ def describe_transformer(model: nn.Module) -> Anatomy:
             raise NoGlobalAttention(model, message) if _is_of_timm(block) else refuse(message)
     head = getattr(parts, "head", None)
     if head is None or isinstance(head, nn.Identity):
-        raise refuse(NO_CLASSIFIER.format(remedies=REMEDIES))
+        raise refuse(NO_CLASSIFIER)
     known = known_parts(model)
     for part in known:
         if part.cls not in part.allowed and part.cls.__module__.startswith("timm."):  # an architecture, not a change
@@ -137,7 +136,7 @@ def describe_transformer(model: nn.Module) -> Anatomy:
     if reason := find_fault(model, known):
         raise refuse(reason)
     classes = _count_classes(known, refuse)
-    if reason := classes_fault(parts, classes, REMEDIES):
+    if reason := classes_fault(parts, classes):
         raise refuse(reason)
     if reason := _unsupported_patches(parts.patch_embed):
         raise refuse(reason)

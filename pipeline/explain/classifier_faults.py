@@ -3,26 +3,23 @@
 from typing import Any
 
 from pipeline.explain.embedding_towers import is_projection
-from pipeline.explain.head_modules import LinearHead, ZeroShotHead
+from pipeline.explain.head_modules import attached_module
 
 _HEAD_HINT = "give it a head file by --head FILE (in Python, Head.load(FILE).attach(model))"
 
-NO_CLASSIFIER = "it has no classifier; {remedies}"
+_REMEDIES = f"{_HEAD_HINT}, a number of classes, or a checkpoint that has one"
 
-REMEDIES = f"{_HEAD_HINT}, a number of classes, or a checkpoint that has one"
-REMEDIES_WITHOUT_HEAD = "give it a number of classes, or a checkpoint that has a classifier"
-"""Of networks that are no plain vision transformers, which can have no head file."""
+NO_CLASSIFIER = f"it has no classifier; {_REMEDIES}"
 
 
-def classes_fault(model: Any, classes: int, remedies: str) -> str | None:
+def classes_fault(model: Any, classes: int) -> str | None:
     """Return why outputs are no classes that can be explained; None if they can.
 
     Args:
         model: the network.
         classes: number of its outputs.
-        remedies: what one can do about it.
     """
-    if isinstance(getattr(model, "head", None), LinearHead | ZeroShotHead):
+    if attached_module(model) is not None:
         return None
     if classes == 1:
         return (
@@ -31,7 +28,7 @@ def classes_fault(model: Any, classes: int, remedies: str) -> str | None:
         )
     if is_projection(model, classes):
         return (
-            f"its last layer projects into an embedding space of {classes} channels, which are no classes; {remedies}; "
-            "if these are classes, name them in label_names of its pretrained_cfg"
+            f"its last layer projects into an embedding space of {classes} channels, which are no classes; "
+            f"{_REMEDIES}; if these are classes, name them in label_names of its pretrained_cfg"
         )
     return None

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from pipeline.explain.anatomy import NoGlobalAttention, describe_transformer
-from pipeline.explain.classifier_faults import NO_CLASSIFIER, REMEDIES_WITHOUT_HEAD, classes_fault
+from pipeline.explain.classifier_faults import NO_CLASSIFIER, classes_fault
 from pipeline.explain.feature_layers import NoFeatureGrid, find_features, is_linear, reads_mean
-from pipeline.explain.head import head_activation
+from pipeline.explain.head_modules import attached_module, head_activation
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.module_classes import NETWORKS, base_class, find_tensor_fault, find_wrapper_fault
 from pipeline.explain.network import FeatureLayer, Network, Requirement
@@ -68,7 +68,7 @@ def _describe_any(model: Any, size: Size | None, no_attention: str) -> Network:
         size: see ``describe``.
         no_attention: the reason why it offers no global attention.
     """
-    family, own_size = type(model).__name__, _stated_size(model)
+    family, own_size = type(model).__name__, stated_size(model)
     if size is None and own_size is None:
         raise UnsupportedModel(
             f"{family} cannot be explained: it does not state the size of its images; "
@@ -78,8 +78,8 @@ def _describe_any(model: Any, size: Size | None, no_attention: str) -> Network:
         raise UnsupportedModel(f"{family} cannot be explained: {reason}")
     size, run = _run(model, size, own_size)
     classes = run.logits[1]
-    reason = classes_fault(model, classes, REMEDIES_WITHOUT_HEAD)
-    last: Any = model.get_submodule(run.last_layer) if run.last_layer else None
+    reason, head = classes_fault(model, classes), attached_module(model)
+    last: Any = head or (model.get_submodule(run.last_layer) if run.last_layer else None)
     if not reason and is_norm(last):
         reason = f"a {type(last).__name__} follows its last linear layer, so that its outputs may be no logits"
     elif not reason and getattr(last, "out_features", getattr(last, "out_channels", 0)) != classes:
@@ -103,6 +103,8 @@ def _describe_any(model: Any, size: Size | None, no_attention: str) -> Network:
         classes=classes,
         classifier=type(last).__name__,
         class_activation=head_activation(model),
+        head=None if head is None else head.digest,
+        empty_prompts=0 if getattr(head, "empty", None) is None else len(head.empty),
         missing=missing,
         features=features,
         prefix_tokens=features[0].prefix_tokens if features else 0,
@@ -124,7 +126,7 @@ def _run(model: Any, size: Size | None, own_size: Size | None) -> tuple[Size, Sh
     raise AssertionError("there is a size")
 
 
-def _stated_size(model: Any) -> Size | None:
+def stated_size(model: Any) -> Size | None:
     """Return height and width of the images of a network, as it states them."""
     config = getattr(model, "pretrained_cfg", None) or {}
     embed = getattr(model, "patch_embed", None)
@@ -138,7 +140,7 @@ def _classifier_fault(model: Any) -> str | None:
     """Return the reason why a network has no classifier, or None."""
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
     if isinstance(classifier, nn.Identity) or getattr(model, "num_classes", None) == 0:
-        return NO_CLASSIFIER.format(remedies=REMEDIES_WITHOUT_HEAD)
+        return NO_CLASSIFIER
     return None
 
 

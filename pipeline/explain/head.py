@@ -9,14 +9,15 @@ import timm
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from pipeline.explain.head_modules import LinearHead, TokenAndMean, ZeroShotHead
+from pipeline.explain.head_modules import LinearHead, ZeroShotHead, attached_module
+from pipeline.explain.head_place import classifier_path, find_place, mlp_activation, set_readout
 from pipeline.explain.module_classes import NETWORKS, base_class
 from pipeline.explain.weights_hash import hash_tensors
 from pipeline.utils.atomic_write import write_atomically
 from pipeline.utils.tensor_file import to_safetensors
 from schemas.base import sha256
 from schemas.errors import UnsupportedModel, UsageError
-from schemas.head import Activation, AttachedHead, HeadReadout, HeadRecord
+from schemas.head import Activation, AttachedHead, HeadRecord
 
 _UNIT_TOLERANCE = 1e-3
 _LEAST_SCALE: dict[Activation, float] = {"softmax": 10.0, "sigmoid": 6.0}
@@ -177,10 +178,12 @@ class Head:
         """Put the head on a network, in place of its own classifier. The network is changed, and returned.
 
         Args:
-            model: a timm vision transformer, in its final dtype and on its final device.
+            model: a timm vision transformer, or a network whose classifier reads the mean of its last feature grid,
+                in its final dtype and on its final device.
 
         Raises:
-            UnsupportedModel: the head was made for another width, read-out, projection, preprocessing or backbone.
+            UnsupportedModel: the head was made for another width, read-out, projection, preprocessing or backbone, or
+                for a network that can have no head file; see ``find_place``.
         """
         parts: Any = model
         record, family = self.record, type(model).__name__
@@ -188,12 +191,10 @@ class Head:
         def refuse(reason: str) -> UnsupportedModel:
             return UnsupportedModel(f"{self.source}: does not fit {family}: {reason}")
 
-        if base_class(model) not in NETWORKS or not hasattr(parts, "head"):
-            raise refuse(
-                "it is not a plain vision transformer of timm; one of another library becomes it by as_timm(model)"
-            )
-        if parts.embed_dim != record.input_width:
-            raise refuse(f"its tokens are {parts.embed_dim} wide; the head was made for {record.input_width}")
+        place = find_place(parts)
+        if place.width != record.input_width:
+            kind = "tokens" if base_class(parts) in NETWORKS else "features"
+            raise refuse(f"its {kind} are {place.width} wide; the head was made for {record.input_width}")
         if reason := self._preprocessing_fault(parts):
             raise refuse(reason)
         weights = next(model.parameters())
@@ -201,12 +202,13 @@ class Head:
         if record.kind == "linear":
             head: nn.Module = LinearHead(tensors["weight"], tensors.get("bias"), record, self.digest)
         else:
-            head = ZeroShotHead(self._projection(parts, tensors, refuse), tensors, record, self.digest)
-        _set_readout(parts, record.read_out, refuse)
-        parts.head, parts.num_classes = head.train(model.training), len(self.classes)
+            head = ZeroShotHead(self._projection(parts, place.path, tensors, refuse), tensors, record, self.digest)
+        set_readout(parts, record.read_out, refuse)
+        place.put(parts, head.train(model.training))
+        parts.num_classes = len(self.classes)
         return model
 
-    def _projection(self, parts: Any, tensors: dict[str, Tensor], refuse: Any) -> nn.Module:
+    def _projection(self, parts: Any, path: str, tensors: dict[str, Tensor], refuse: Any) -> nn.Module:
         """Return P: the classifier of the backbone, the tensor of the file, or the identity."""
         if self.record.projection == "none":
             return nn.Identity()
@@ -217,7 +219,8 @@ class Head:
             if "projection_bias" in tensors:
                 projection.bias = nn.Parameter(tensors["projection_bias"])
             return projection
-        own = parts.head.projection if isinstance(parts.head, ZeroShotHead) else parts.head
+        attached = attached_module(parts)
+        own = attached.projection if isinstance(attached, ZeroShotHead) else parts.get_submodule(path)
         if not isinstance(own, nn.Linear) or isinstance(own, LinearHead):
             raise refuse("the head projects by the backbone's own head.weight, and it has none")
         if own.out_features != embedding:
@@ -231,11 +234,16 @@ class Head:
             asked, own = getattr(record, name), config.get(name)
             if asked and own and any(abs(a - b) > 1e-6 for a, b in zip(asked, own, strict=True)):
                 return f"the head was made for images of {name} {asked}, the network takes {tuple(own)}"
-        activation = type(parts.blocks[0].mlp.act).__name__
+        activation = mlp_activation(parts)
         if record.activation_function and record.activation_function != activation:
-            return f"the head was made for a backbone with {record.activation_function}, this one has {activation}"
+            own_activation = activation or "no MLP of a vision transformer"
+            return f"the head was made for a backbone with {record.activation_function}, this one has {own_activation}"
         twin = f"{config.get('architecture')}.{config.get('tag')}".replace("_clip_", "_clip_quickgelu_")
-        if record.kind == "zero_shot" and activation != "QuickGELU" and twin in timm.list_pretrained("*_quickgelu_*"):
+        if (
+            record.kind == "zero_shot"
+            and activation not in ("", "QuickGELU")
+            and twin in timm.list_pretrained("*_quickgelu_*")
+        ):
             return f"its weights were trained with QuickGELU and this network has {activation}; name {twin}"
         if record.backbone_sha256 and record.backbone_sha256 != (own_hash := backbone_hash(parts)):
             return f"the head was made for the backbone {record.backbone_sha256[:19]}…, this one is {own_hash[:19]}…"
@@ -250,15 +258,10 @@ def _is_head_file(path: str | Path) -> bool:
         return False
 
 
-def head_activation(model: nn.Module) -> Activation:
-    """Return what turns logits into probabilities: the activation of a head file, otherwise softmax."""
-    return getattr(getattr(model, "head", None), "activation", "softmax")
-
-
 def attached_head(model: nn.Module) -> AttachedHead | None:
     """Return the record of the head file of a network; None where it has its own classifier."""
-    head = getattr(model, "head", None)
-    if not isinstance(head, LinearHead | ZeroShotHead):
+    head = attached_module(model)
+    if head is None:
         return None
     return AttachedHead(
         kind=head.kind,
@@ -270,35 +273,7 @@ def attached_head(model: nn.Module) -> AttachedHead | None:
 
 
 def backbone_hash(model: nn.Module) -> str:
-    """Compute the hash of a network without its head; see ``weights_hash``."""
-    return hash_tensors({name: tensor for name, tensor in model.state_dict().items() if not name.startswith("head.")})
-
-
-def own_readout(parts: Any) -> HeadReadout | None:
-    """Return the features that a timm network reads out; None if no head file can read them."""
-    if getattr(parts, "attn_pool", None) is not None:
-        return "pool"
-    if isinstance(parts.fc_norm, TokenAndMean):
-        return "token+mean"
-    readouts: dict[str, HeadReadout] = {"token": "token", "avg": "mean"}
-    return readouts.get(parts.global_pool)
-
-
-def _set_readout(parts: Any, read_out: HeadReadout, refuse: Any) -> None:
-    """Make a network read out what the head expects, where its structure allows that."""
-    if hasattr(parts, "head_dist"):
-        raise refuse("it has two classifiers, one for its distillation token")
-    own = own_readout(parts)
-    if own == read_out:
-        return
-    if own is None or "pool" in (own, read_out):
-        raise refuse(f"it reads out {own or parts.global_pool}; the head was made for {read_out}")
-    if own == "token+mean":
-        parts.fc_norm = nn.Identity()
-    if isinstance(parts.norm, nn.Identity) or not isinstance(parts.fc_norm, nn.Identity):
-        raise refuse(f"its final norm follows the mean; the head reads {read_out} behind the norm")
-    if read_out != "mean" and getattr(parts, "cls_token", None) is None:
-        raise refuse(f"it has no class token; the head was made for {read_out}")
-    parts.global_pool = {"token": "token", "mean": "avg", "token+mean": ""}[read_out]
-    if read_out == "token+mean":
-        parts.fc_norm = TokenAndMean(parts.num_prefix_tokens)
+    """Compute the hash of a network without its classifier; see ``weights_hash``."""
+    classifier = f"{classifier_path(model)}."
+    tensors = model.state_dict()
+    return hash_tensors({name: tensor for name, tensor in tensors.items() if not name.startswith(classifier)})

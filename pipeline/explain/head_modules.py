@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -116,3 +116,26 @@ class TokenAndMean(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Compute the features of tokens behind the final norm."""
         return torch.cat([tokens[:, 0], tokens[:, self.prefix_tokens :].mean(1)], -1)
+
+
+class BehindFlatten(nn.Sequential):
+    """Head in place of a convolution of 1 × 1, which reads means [B, D, 1, 1]."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__(nn.Flatten(1), head)
+
+
+def attached_module(model: Any) -> LinearHead | ZeroShotHead | None:
+    """Return the head file of a network, as a module; None where it has a classifier of its own."""
+    head = getattr(model, "head", None)
+    if not isinstance(head, LinearHead | ZeroShotHead) and hasattr(model, "get_classifier"):
+        head = model.get_classifier()
+    if isinstance(head, BehindFlatten):
+        head = head[1]
+    return head if isinstance(head, LinearHead | ZeroShotHead) else None
+
+
+def head_activation(model: nn.Module) -> Activation:
+    """Return what turns logits into probabilities: the activation of a head file, otherwise softmax."""
+    head = attached_module(model)
+    return "softmax" if head is None else head.activation

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.head import head_activation
-from pipeline.explain.head_modules import ZeroShotHead
+from pipeline.explain.head_modules import ZeroShotHead, attached_module, head_activation
 
 PATCH_READOUT_DESIGN = "pm_design_v1"
 """Provenance of patch-level read-outs: the paper's full text is not public; open details are chosen here."""
@@ -85,7 +84,7 @@ def patch_log_odds(model: Any, logits: Tensor, class_ids: Tensor) -> Tensor:
     of_patches = class_ids[:, None].expand(-1, logits.shape[1], -1)
     read = (
         class_log_odds(model, logits, of_patches)
-        if isinstance(getattr(model, "head", None), ZeroShotHead)
+        if isinstance(attached_module(model), ZeroShotHead)
         else logits.gather(2, of_patches)
     )
     return read.transpose(1, 2)
@@ -97,7 +96,7 @@ def patch_probabilities(model: Any, logits: Tensor) -> Tensor:
     Sigmoid, by which ``pm`` trains. Similarities to texts are scaled for a comparison of texts, and saturate a sigmoid:
     a zero-shot head is read by its own activation, as MaskCLIP does.
     """
-    if isinstance(getattr(model, "head", None), ZeroShotHead):
+    if isinstance(attached_module(model), ZeroShotHead):
         return class_probabilities(model, logits)
     return logits.sigmoid()
 

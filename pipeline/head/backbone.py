@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.description import describe
-from pipeline.explain.head import Head, backbone_hash, own_readout
+from pipeline.explain.head import Head, backbone_hash
+from pipeline.explain.head_place import find_place, mlp_activation, own_readout
 from pipeline.explain.load import describe_loaded, load_weights
 from pipeline.explain.preprocess import Normalize
-from schemas.errors import UnsupportedModel, UsageError
+from schemas.errors import UsageError
 from schemas.head import HeadReadout, HeadRecord
 from schemas.model import ModelRecord
 from schemas.run import ModelSpec
@@ -68,7 +69,7 @@ def load_backbone(spec: ModelSpec, read_out: HeadReadout | None = None, device: 
     head = _two_classes(model, read_out, spec.name)
     record = describe_loaded(spec.name, head.attach(model), options, conversion).record
     parts: Any = model
-    parts.head = nn.Identity()
+    find_place(parts).put(parts, nn.Identity())
     parts.to("cuda" if has_gpu and device != "cpu" else "cpu")
     metadata = head.record.model_copy(update={"backbone_sha256": backbone_hash(parts)})
     return Backbone(parts, Normalize(record.mean, record.std, next(parts.parameters())), record, metadata)
@@ -83,7 +84,7 @@ def with_any_head(model: nn.Module, name: str) -> nn.Module:
 
     Raises:
         UsageError: its read-out has to be chosen.
-        UnsupportedModel: it is not a plain vision transformer.
+        UnsupportedModel: see ``find_place``.
     """
     return model if hasattr(model, "head_dist") else _two_classes(model, None, name).attach(model)
 
@@ -93,10 +94,9 @@ def _two_classes(model: Any, read_out: HeadReadout | None, name: str) -> Head:
 
     Raises:
         UsageError: its read-out has to be chosen.
-        UnsupportedModel: it is not a plain vision transformer.
+        UnsupportedModel: see ``find_place``.
     """
-    if not hasattr(model, "embed_dim") or not hasattr(model, "fc_norm"):
-        raise UnsupportedModel(f"{name}: is not a plain vision transformer of timm, so it can have no head file")
+    place = find_place(model)
     read_out = read_out or own_readout(model)
     if read_out is None:
         raise UsageError(f"{name}: reads out {model.global_pool or 'all tokens'}; choose by --read-out")
@@ -105,10 +105,10 @@ def _two_classes(model: Any, read_out: HeadReadout | None, name: str) -> Head:
         kind="linear",
         classes=("0", "1"),
         read_out=read_out,
-        input_width=model.embed_dim,
+        input_width=place.width,
         mean=config.get("mean"),
         std=config.get("std"),
-        activation_function=type(model.blocks[0].mlp.act).__name__,
+        activation_function=mlp_activation(model),
     )
     return Head(record, {"weight": torch.zeros(2, record.feature_width)}, f"--read-out {read_out}")
 

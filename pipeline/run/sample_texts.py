@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.head import Head
-from pipeline.explain.head_modules import ZeroShotHead
+from pipeline.explain.head_modules import ZeroShotHead, attached_module
 from pipeline.explain.method import Method
 from pipeline.explain.network import Network
 from pipeline.head.text_tower import TextTower
@@ -123,5 +123,5 @@ def text_similarities(model: nn.Module, logits: Tensor, texts: Tensor) -> Tensor
     """
     if not texts.shape[1]:
         return logits[:, :0]
-    head: Any = model.head
+    head: Any = attached_module(model)
     return (logits.gather(1, texts) - head.bias.double()) / head.scale.double()

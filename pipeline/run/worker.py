@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.explainer import Explainer, precision_error
-from pipeline.explain.head_modules import ZeroShotHead
+from pipeline.explain.head_modules import ZeroShotHead, attached_module
 from pipeline.explain.load import LoadedModel, load_model
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.network_trace import autocast
@@ -320,7 +320,7 @@ class Worker:
 
     def _text_classes(self, batch: ImageBatch) -> AbstractContextManager[Tensor]:
         """Return a context with the class ids of the texts of a batch, int64 [B, T]; T is 0 without text targets."""
-        targets, head = self.run.spec.text_targets, getattr(self.model, "head", None)
+        targets, head = self.run.spec.text_targets, attached_module(self.model)
         if self.tower is None or not isinstance(head, ZeroShotHead):
             return nullcontext(torch.empty(len(batch.samples), 0, dtype=torch.int64))
         return texts_as_classes(head, self.tower, batch.samples, len(targets))
