@@ -218,9 +218,10 @@ def _read_out(
 
 
 def _token_width(weights: dict[str, Tensor]) -> int | None:
-    """Return the width of the tokens of the network in a file, None for a classifier alone."""
-    widths = {len(tensor) for name, tensor in weights.items() if tensor.ndim == 4 and _PATCHES.fullmatch(name)}
-    return widths.pop() if len(widths) == 1 else None
+    """Return the width of the tokens of the network in a file; None for a classifier alone, or if stages differ."""
+    patches = {len(tensor) for name, tensor in weights.items() if tensor.ndim == 4 and _PATCHES.fullmatch(name)}
+    widths = patches | {len(tensor) for name, tensor in weights.items() if name.endswith(".norm1.weight")}
+    return widths.pop() if patches and len(widths) == 1 else None
 
 
 def _by_layout(weights: dict[str, Tensor], layout: Layout | None) -> CheckpointReadout | None:

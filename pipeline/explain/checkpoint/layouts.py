@@ -313,6 +313,6 @@ LAYOUTS: tuple[Layout, ...] = (
         rows=((r"^(?!backbone\.)", "training."), (r"^backbone\.", ""), *_BLOCK_CHUNKS),
         unused=(r"^training\.",),
     ),
-    Layout(name="blocks in chunks", marks=(r"^blocks\.\d+\.\d+\.",), rows=_BLOCK_CHUNKS),
+    Layout(name="blocks in chunks", marks=(r"^cls_token$", r"^blocks\.\d+\.\d+\."), rows=_BLOCK_CHUNKS),
 )
 """The first that matches is taken."""
