@@ -77,8 +77,11 @@ def find_place(model: Any) -> HeadPlace:
             )
         is_meta = next(model.parameters()).is_meta
         if not is_meta and not reads_mean(model, layer):
-            pool = getattr(model, "global_pool", None)
-            pooling = f" (global_pool {pool})" if isinstance(pool, str) and pool != "avg" else ""
+            pool: Any = getattr(model, "global_pool", None) or getattr(
+                getattr(model, "head", None), "global_pool", None
+            )
+            pool = getattr(pool, "pool_type", pool)
+            pooling = f", but pools them by {pool}" if isinstance(pool, str) and pool != "avg" else ""
             raise refuse(f"its classifier does not read the mean of the last features{pooling}")
     if path not in run.outputs:
         raise refuse(f"it runs its classifier {path} not once")

@@ -1,11 +1,20 @@
 """``vitatlas head probe`` and ``vitatlas head prototypes``: from shards to a head that a run takes."""
 
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from some_networks import TIMM
 from support import DEMO_MODEL, samples, soak_after, write_tar
 
 from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
+from pipeline.explain import Head
+from pipeline.explain.load import load_model
 from pipeline.head.learn_head import learn_head
 from pipeline.store import Atlas
 from schemas.learned_head import LearnedHeadSpec
@@ -38,6 +47,47 @@ def test_a_run_takes_the_head(
     record = Atlas.open(str(tmp_path / "atlas")).run.model
     assert record.readout == "mean"
     assert record.class_names == tuple(f"kind {index}" for index in range(10))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224"])
+def test_a_probe_of_a_network_that_reads_a_mean_gives_class_activation_maps(
+    vitatlas, name: str, shards: str, tmp_path: Path
+) -> None:
+    """From a network without a classifier in a folder to the maps of its new classes."""
+    folder, out, atlas = tmp_path / "network", tmp_path / "head.safetensors", tmp_path / "atlas"
+    folder.mkdir()
+    torch.manual_seed(0)
+    arguments = TIMM[name] | {"num_classes": 0}
+    save_file(timm.create_model(name, **arguments).state_dict(), folder / "model.safetensors")
+    images = {"input_size": [3, 64, 64], "num_classes": 0}
+    content = {"architecture": name, "model_args": arguments, "pretrained_cfg": images}
+    (folder / "config.json").write_text(json.dumps(content))
+    held_out = write_tar(tmp_path / "held.tar", samples(6, 100))
+    model = ["--model", f"local-dir:{folder}", "--pretrained"]
+    code, _, err = vitatlas("head", "probe", shards, "--held-out", held_out, *model, "--out", out, "--l2", "1")
+    assert code == 0, err
+    run = ["run", held_out, "--out", atlas, *model, "--head", out, "--methods", "cam,gradcam,reciprocam"]
+    code, _, err = vitatlas(*run, "--executor", "inline")
+    assert code == 0, err
+
+    head, opened = Head.load(out), Atlas.open(str(atlas))
+    assert (head.record.read_out, head.record.backbone_sha256) == ("mean", opened.run.model.head.backbone)
+    network: Any = load_model(ModelSpec(name=f"local-dir:{folder}", pretrained=True, head=str(out))).model
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        features = network.forward_head(network.forward_features(pixels), pre_logits=True)
+        expected = features @ head.tensors["weight"].T + head.tensors["bias"]
+        assert (network(pixels) - expected).abs().max() < 1e-6
+    # The mean of a map and the bias are the logit, so two maps tell how much more probable one class is.
+    rows = opened.samples(["key", "label", "prediction", "label_probability", "probability"]).to_pylist()
+    assert any(row["label"] != row["prediction"] for row in rows)
+    for row in rows:
+        logits = []
+        for target, column in (("label", "label"), ("predicted", "prediction")):
+            values = opened.raw(row["key"], "cam", target)
+            logits.append(values.mean() + float(head.tensors["bias"][row[column]]))
+        odds = math.log(row["label_probability"] / row["probability"])
+        assert logits[0] - logits[1] == pytest.approx(odds, abs=1e-2)
 
 
 def test_mistakes_are_one_sentence(vitatlas, arguments: list[object]) -> None:
