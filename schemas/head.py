@@ -56,8 +56,10 @@ class HeadRecord(Record):
         kind: ``linear`` has ``weight`` and ``bias``; ``zero_shot`` has ``text``: unit embeddings of the classes.
         classes: name of each logit, in order. Names may repeat: ImageNet has two classes "missile".
         read_out: features that the head reads, behind the final norm: class token, mean of the patch tokens, output
-            of the attention pooler, or class token and mean of the patch tokens concatenated in this order.
-        input_width: D, width of the backbone's tokens.
+            of the attention pooler, or class token and mean of the patch tokens concatenated in this order. In a
+            network that is no plain vision transformer ``mean`` is what its own classifier reads, a function of the
+            mean of the last feature grid.
+        input_width: D, width of the backbone's tokens, or of what the classifier of another network reads.
         activation: turns logits into probabilities.
         projection: what maps features to the space of ``text``: the backbone's own classifier, the file's tensor
             ``projection``, or nothing.

@@ -95,6 +95,7 @@ def _describe_any(model: Any, size: Size | None, no_attention: str) -> Network:
     except NoFeatureGrid as refusal:
         missing[Requirement.FEATURES] = str(refusal)
     apart = bool(features) and not features[0].path and not next(model.parameters()).is_meta
+    empty: Any = getattr(head, "empty", None)
     pools = apart and reads_mean(model, features[0])
     return Network(
         family=family,
@@ -104,7 +105,7 @@ def _describe_any(model: Any, size: Size | None, no_attention: str) -> Network:
         classifier=type(last).__name__,
         class_activation=head_activation(model),
         head=None if head is None else head.digest,
-        empty_prompts=0 if getattr(head, "empty", None) is None else len(head.empty),
+        empty_prompts=0 if empty is None else len(empty),
         missing=missing,
         features=features,
         prefix_tokens=features[0].prefix_tokens if features else 0,

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from pipeline.explain.head_modules import attached_module
+
 
 def weights_hash(model: nn.Module) -> str:
     """Compute SHA-256 over all tensors of a network, and over what its head and test-time registers add to them."""
-    digest = getattr(getattr(model, "head", None), "digest", None) or ""
+    head = attached_module(model)
+    digest = head.digest if head else ""
     registers = getattr(getattr(model, "blocks", None), "record", None)
     return hash_tensors(model.state_dict(), digest + (registers.hash if registers else ""))
 

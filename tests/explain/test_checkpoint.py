@@ -92,6 +92,15 @@ def test_what_config_json_leaves_out_is_that_of_the_named_model(tmp_path: Path) 
     assert (record.mean, record.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
 
 
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "convnext_atto", "resnet10t"])
+def test_the_classes_of_other_networks_are_those_of_the_file(tmp_path: Path, name: str) -> None:
+    """Blocks of MobileNet have names such as those of vision transformers that were saved in chunks."""
+    model = network(name)
+    loaded = load(name, write(tmp_path, model.state_dict()))
+    assert equal(loaded, model)
+    assert (loaded.anatomy.classes, loaded.anatomy.readout, loaded.record.conversion) == (7, "mean", None)
+
+
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "backbone.", "module._orig_mod.", "net.vit."])
 def test_a_prefix_of_all_names_is_stripped(tmp_path: Path, prefix: str) -> None:
     model = network("test_vit")

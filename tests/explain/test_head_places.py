@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.explain import Head, describe, explain
 from pipeline.explain.head import attached_head, backbone_hash
+from pipeline.explain.weights_hash import weights_hash
 from schemas.errors import UnsupportedMethod, UnsupportedModel
 from schemas.head import HeadRecord
 
@@ -50,6 +51,8 @@ def test_logits_and_maps_are_those_of_the_head_on_the_mean(name: str) -> None:
         assert (model(images) - (pooled @ weight.T + bias)).abs().max() < 1e-6
     network = describe(model)
     assert (network.classes, network.classifier, network.head) == (3, "LinearHead", head.digest)
+    renamed = head_for(pooled.shape[1], classes=("a", "b", "d"))[0].attach(small_network(name))
+    assert weights_hash(renamed) != weights_hash(model) == weights_hash(head.attach(small_network(name)))
     record = attached_head(model)
     assert record is not None
     assert (record.hash, record.classes, record.backbone) == (head.digest, ("a", "b", "c"), before)

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from some_networks import TIMM, random_images, small_network
 from support import images_for, small_vit
 from torch import Tensor, nn
 
@@ -118,6 +119,21 @@ def test_a_whole_network_says_what_its_classifier_reads(network: str, prefix: st
     bare = small_vit(**NETWORKS[network])
     bare.reset_classifier(0)  # type: ignore[operator]
     assert torch.equal(extracted_logits(tmp_path / "net.safetensors", bare, images), expected)
+
+
+def test_the_classifier_of_a_network_of_stages_reads_the_width_of_the_last(tmp_path: Path) -> None:
+    model = small_network("swin_tiny_patch4_window7_224")
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    images = random_images()
+    with torch.no_grad():
+        expected = model(images)
+        head = extract_head(str(tmp_path / "model.safetensors"))
+        other = timm.create_model(
+            "swin_tiny_patch4_window7_224", **TIMM["swin_tiny_patch4_window7_224"], num_classes=0
+        ).double()
+        other.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if "head.fc" not in name})
+        assert torch.equal(head.attach(other.eval())(images), expected)
+    assert (head.record.read_out, head.record.input_width) == ("mean", 64)
 
 
 def test_a_config_beside_the_file_says_what_its_classifier_reads(tmp_path: Path) -> None:
