@@ -31,7 +31,7 @@ def describe(model: nn.Module, size: Size | None = None) -> Network:
     Raises:
         UnsupportedModel: no method is defined for it; the message gives the reason.
     """
-    if reason := _general_fault(model):
+    if reason := general_fault(model):
         raise UnsupportedModel(f"{type(model).__name__} cannot be explained: {reason}")
     try:
         return describe_transformer(model)
@@ -42,7 +42,7 @@ def describe(model: nn.Module, size: Size | None = None) -> Network:
             return _describe_any(model, size, refusal.reason)
 
 
-def _general_fault(model: Any) -> str | None:
+def general_fault(model: Any) -> str | None:
     """Return the reason why no method is defined for a model of whatever structure, or None."""
     if not isinstance(model, nn.Module):
         return "it is not a torch.nn.Module"

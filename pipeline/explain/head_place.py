@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.explain.description import stated_size
+from pipeline.explain.description import general_fault, stated_size
 from pipeline.explain.feature_layers import NoFeatureGrid, find_features, reads_mean
 from pipeline.explain.head_modules import BehindFlatten, TokenAndMean
 from pipeline.explain.model_state import preserve_model_state
@@ -58,6 +58,8 @@ def find_place(model: Any) -> HeadPlace:
     def refuse(reason: str) -> UnsupportedModel:
         return UnsupportedModel(f"{type(model).__name__} can have no head file: {reason}")
 
+    if reason := general_fault(model):
+        raise refuse(reason)
     if not hasattr(model, "forward_head"):
         raise refuse(
             "it has no forward_head, so that nobody can tell whether its classifier reads the mean of features"
@@ -66,23 +68,21 @@ def find_place(model: Any) -> HeadPlace:
     if size is None:
         raise refuse("it does not state the size of its images; give it pretrained_cfg with input_size")
     with _without_classifier(model, path), preserve_model_state(model), torch.no_grad():
-        run = run_shapes(model, size)
+        try:
+            run = run_shapes(model, size)
+        except UnsupportedModel as error:  # such as one with a second classifier for training
+            raise refuse(f"without its classifier {path} it does not run: {error}") from None
         try:
             layer = find_features(model, run, size)[0]
-        except NoFeatureGrid as reason:
-            raise refuse(str(reason)) from None
+        except NoFeatureGrid as refusal:
+            raise refuse(str(refusal)) from None
         if layer.path:
             raise refuse(
                 f"its classifier reads a class token or an attention over {layer.path}, not the mean of features"
             )
         is_meta = next(model.parameters()).is_meta
         if not is_meta and not reads_mean(model, layer):
-            pool: Any = getattr(model, "global_pool", None) or getattr(
-                getattr(model, "head", None), "global_pool", None
-            )
-            pool = getattr(pool, "pool_type", pool)
-            pooling = f", but pools them by {pool}" if isinstance(pool, str) and pool != "avg" else ""
-            raise refuse(f"its classifier does not read the mean of the last features{pooling}")
+            raise refuse(f"its classifier does not read the mean of the last features{_pooling(model)}")
     if path not in run.outputs:
         raise refuse(f"it runs its classifier {path} not once")
     return HeadPlace(path, run.logits[1], len(run.outputs[path]) == 4)
@@ -111,6 +111,15 @@ def classifier_path(model: Any) -> str:
         if path and module is classifier:
             return path
     raise UnsupportedModel(f"{family} can have no head file: its get_classifier returns none of its modules")
+
+
+def _pooling(model: Any) -> str:
+    """Return how a network pools, in brackets, where it states another way than a mean."""
+    pool: Any = getattr(model, "global_pool", None) or getattr(getattr(model, "head", None), "global_pool", None)
+    kind = getattr(pool, "pool_type", pool)
+    if not isinstance(kind, str) or not kind or kind == "avg":
+        return ""
+    return f" ({kind})" if pool is kind else f" ({type(pool).__name__}, {kind})"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from some_networks import TIMM, random_images, small_network
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from pipeline.explain import Head, describe, explain
@@ -103,6 +104,10 @@ class Named(Unnamed):
         return self.fc
 
 
+class Derived(VisionTransformer):
+    """A network whose code may be any."""
+
+
 def resnet(**arguments: Any) -> nn.Module:
     model: Any = timm.create_model("resnet18", num_classes=0, **TIMM["resnet18"] | arguments)
     model.pretrained_cfg |= {"input_size": (3, 64, 64)}
@@ -118,7 +123,8 @@ def resnet(**arguments: Any) -> nn.Module:
             "its classifier reads a class token or an attention over blocks.1",
         ),
         (lambda: small_network("VGG"), {}, "its classifier does not read the mean of the last features"),
-        (lambda: resnet(global_pool="max"), {}, r"does not read the mean of the last features, but pools them by max"),
+        (lambda: resnet(global_pool="max"), {}, r"does not read the mean of the last features \(.*max\)"),
+        (lambda: Derived(64, depth=1, embed_dim=32, num_heads=2, global_pool="avg"), {}, "a class derived from one"),
         (Unnamed, {}, "it has no get_classifier"),
         (Named, {}, "it has no forward_head"),
         (resnet, {"read_out": "token"}, "it reads out the mean of its last features; the head was made for token"),

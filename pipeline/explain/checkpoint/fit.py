@@ -238,7 +238,7 @@ def _number_of_classes(config: ModelConfig, given: Renamed, path: str) -> list[i
 def _check_heads(network: Any, facts: Facts, path: str) -> None:
     """Compare numbers of heads, which weights do not show."""
     blocks = getattr(network, "blocks", None)
-    heads = blocks[0].attn.num_heads if blocks else None
+    heads = getattr(getattr(blocks[0], "attn", None), "num_heads", None) if blocks else None
     if heads and facts.heads not in (None, heads):
         raise UsageError(
             f"{path}: has {facts.heads} heads by its {FILE}, {type(network).__name__} has {heads}; "
@@ -260,7 +260,7 @@ def _activation(config: ModelConfig, network: Any, stated: str | None, usual: st
         UsageError: timm has a network with that activation under another name.
     """
     blocks = getattr(network, "blocks", None)
-    mlp = blocks[0].mlp if blocks else None
+    mlp = getattr(blocks[0], "mlp", None) if blocks else None
     own = ACTIVATIONS.get(type(getattr(mlp, "act", None)).__name__)
     wanted = stated or (usual if isinstance(mlp, _Mlp) else None)
     if own is None or wanted in (None, own):
