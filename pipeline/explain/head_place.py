@@ -83,9 +83,10 @@ def find_place(model: Any) -> HeadPlace:
         is_meta = next(model.parameters()).is_meta
         if not is_meta and not reads_mean(model, layer):
             raise refuse(f"its classifier does not read the mean of the last features{_pooling(model)}")
-    if path not in run.outputs:
-        raise refuse(f"it runs its classifier {path} not once")
-    return HeadPlace(path, run.logits[1], len(run.outputs[path]) == 4)
+    shape = run.outputs.get(path, ())
+    if len(shape) != 2 and shape[2:] != (1, 1):
+        raise refuse(f"its classifier {path} does not run once, on the mean of the features")
+    return HeadPlace(path, run.logits[1], len(shape) == 4)
 
 
 def classifier_path(model: Any) -> str:
