@@ -183,7 +183,7 @@ class Head:
 
         Raises:
             UnsupportedModel: the head was made for another width, read-out, projection, preprocessing or backbone, or
-                for a network that can have no head file; see ``find_place``.
+                for a network that can have no head file.
         """
         parts: Any = model
         record, family = self.record, type(model).__name__
