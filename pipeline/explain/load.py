@@ -144,6 +144,8 @@ def absolute_model_spec(spec: ModelSpec) -> ModelSpec:
 def create_untrained(name: str, head: str | None = None, classes: int | None = None) -> nn.Module:
     """Create a model with random weights, for what does not depend on them.
 
+    A classifier that timm creates as zeros gets random weights too: nobody could tell what it reads.
+
     Args:
         name: as in ``create_model``.
         head: head file, whose classifier the model gets; it may have been made for any weights.
@@ -155,7 +157,11 @@ def create_untrained(name: str, head: str | None = None, classes: int | None = N
     """
     if head is not None and classes is not None:
         raise UsageError(f"{head}: has its own classes; leave out the number of classes, {classes}")
-    model = create_model(name, **({} if classes is None else {"num_classes": classes}))
+    model: Any = create_model(name, **({} if classes is None else {"num_classes": classes}))
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    for weight in classifier.parameters() if isinstance(classifier, nn.Module) else ():
+        if weight.ndim > 1 and not weight.any():
+            nn.init.trunc_normal_(weight, std=0.02)
     return model if head is None else Head.load(head).for_any_backbone().attach(model)
 
 

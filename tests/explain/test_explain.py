@@ -129,6 +129,12 @@ def test_the_method_table_has_a_full_row_for_every_method(model: str | None) -> 
     assert all(row.get("applies", "yes") == "yes" for row in rows if row["method"] not in LEARNED | OF_A_MEAN)
 
 
+def test_methods_are_offered_for_a_network_whose_classifier_timm_creates_as_zeros() -> None:
+    assert not timm.create_model("mixer_s32_224").head.weight.any()
+    applies = {row["method"]: row["applies"] for row in method_rows("mixer_s32_224")}
+    assert applies["cam"] == applies["reciprocam"] == "yes"
+
+
 def test_describe_changes_nothing() -> None:
     for options in FAMILIES.values():
         model = small_vit(**options)
