@@ -38,7 +38,7 @@ PSEUDO_MASKS = "pseudo-masks"
 
 def matches(path: Path) -> bool:
     """Return True if the path is a COCO file, or a folder with one."""
-    return path.suffix.lower() not in (".txt", ".csv", ".xml") if path.is_file() else (path / INSTANCES).is_file()
+    return path.suffix.lower() == ".json" if path.is_file() else (path / INSTANCES).is_file()
 
 
 def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:

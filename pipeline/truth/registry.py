@@ -25,25 +25,27 @@ class TruthFormat:
     """A format of annotation files.
 
     Attributes:
-        expected: content of a folder in this format, for errors; None if the format is a single file.
+        file: name of a file in this format, for errors; None if the format is a folder only.
+        folder: content of a folder in this format, likewise; None if the format is a file only.
         matches: returns True if a path has this format, judged by file names only.
         read: reads the path, given the dot that ends the keys of samples.
     """
 
-    expected: str | None
+    file: str | None
+    folder: str | None
     matches: Callable[[Path], bool]
     read: Callable[[Path, KeySeparator], TruthSet]
 
 
 TRUTH_FORMATS: dict[str, TruthFormat] = {
-    "imagenet_segmentation": TruthFormat(None, imagenet_segmentation.matches, imagenet_segmentation.read),
-    "coco": TruthFormat(coco.INSTANCES, coco.matches, coco.read),
-    "points": TruthFormat(None, point_labels.matches, point_labels.read),
-    "table": TruthFormat(None, csv_boxes.matches, csv_boxes.read),
-    "wsolevaluation": TruthFormat(wsolevaluation.EXPECTED, wsolevaluation.matches, wsolevaluation.read),
-    "voc": TruthFormat(voc.EXPECTED, voc.matches, voc.read),
-    "ilsvrc": TruthFormat("XML annotations", ilsvrc.matches, ilsvrc.read),
-    "png": TruthFormat("PNG masks", mask_folder.matches, mask_folder.read),
+    "imagenet_segmentation": TruthFormat(".mat", None, imagenet_segmentation.matches, imagenet_segmentation.read),
+    "coco": TruthFormat(".json", coco.INSTANCES, coco.matches, coco.read),
+    "points": TruthFormat("*point-labels*.csv", None, point_labels.matches, point_labels.read),
+    "table": TruthFormat(".csv or .txt with boxes", None, csv_boxes.matches, csv_boxes.read),
+    "wsolevaluation": TruthFormat(None, wsolevaluation.EXPECTED, wsolevaluation.matches, wsolevaluation.read),
+    "voc": TruthFormat(None, voc.EXPECTED, voc.matches, voc.read),
+    "ilsvrc": TruthFormat(None, "XML annotations", ilsvrc.matches, ilsvrc.read),
+    "png": TruthFormat(None, "PNG masks", mask_folder.matches, mask_folder.read),
 }
 """In the order of detection: the first format that matches is read."""
 
@@ -73,10 +75,12 @@ def read_truth(
     for truth_format in TRUTH_FORMATS.values():
         if truth_format.matches(path):
             return truth_format.read(path, key_separator).with_options(orientation, mask_values)
-    expected = " nor ".join(
-        truth_format.expected for truth_format in TRUTH_FORMATS.values() if truth_format.expected is not None
-    )
-    raise UsageError(f"{path}: holds neither {expected}; name a file or folder with one of these")
+    formats = TRUTH_FORMATS.values()
+    if path.is_file():
+        files = ", ".join(each.file for each in formats if each.file is not None)
+        raise UsageError(f"{path}: is in no format that is read; files are {files}, other formats are folders")
+    folders = " nor ".join(each.folder for each in formats if each.folder is not None)
+    raise UsageError(f"{path}: holds neither {folders}; name a file or folder with one of these")
 
 
 def read_masks(

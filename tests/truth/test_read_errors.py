@@ -304,9 +304,13 @@ def test_a_folder_of_something_else_is_told_what_was_looked_for(name: str, tmp_p
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"nowhere.json: No such file"):
         read_truth(tmp_path / "nowhere.json")
-    Image.new("L", (3, 3)).save(tmp_path / "image.jpg")
-    with pytest.raises(UsageError, match=r"image.jpg: is not a COCO file"):
-        read_truth(tmp_path / "image.jpg")
+
+
+@pytest.mark.parametrize("name", ["image.jpg", "a.tsv", "a.jsonl", "a.parquet", "a.xml", "a"])
+def test_a_file_of_another_format_is_refused_with_those_that_are_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b'{"images": [], "annotations": []}')
+    with pytest.raises(UsageError, match=rf"{name}: .* files are \.mat, \.json, .*\.csv or \.txt"):
+        read_truth(tmp_path / name)
 
 
 def test_a_long_number_is_refused_at_once() -> None:
