@@ -313,11 +313,11 @@ def _signature(name: str, function: Callable[..., Any]) -> str:
     signature = inspect.signature(function)
     parameters = [parameter for parameter in signature.parameters.values() if parameter.name not in ("self", "cls")]
     text = str(signature.replace(parameters=parameters)).replace("'", "")
-    text = re.sub(r"<function <lambda>[^>]*>", "…", re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", text))
+    text = re.sub(r"<function \S*<lambda>[^>]*>", "…", re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", text))
     if len(name + text) <= 100:
         return name + text
     inner = [re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", str(parameter)).replace("'", "") for parameter in parameters]
-    inner = [re.sub(r"<function <lambda>[^>]*>", "…", parameter) for parameter in inner]
+    inner = [re.sub(r"<function \S*<lambda>[^>]*>", "…", parameter) for parameter in inner]
     return f"{name}(\n" + "".join(f"    {parameter},\n" for parameter in inner) + ")" + text[text.rindex(")") + 1 :]
 
 

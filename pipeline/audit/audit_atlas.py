@@ -22,6 +22,7 @@ from pipeline.run.execution import ComputeOptions
 from pipeline.store import Lease, MapReader, ObjectStore
 from pipeline.store.parquet import to_parquet
 from pipeline.truth import TruthSet
+from pipeline.truth.match_atlas import match_truth
 from pipeline.utils.io import refuse_commands
 from pipeline.utils.progress import describe_shares
 from schemas.audit_records import DEFAULT_PUBLICATION, ManifestRecord, PublicationRecord
@@ -98,7 +99,8 @@ def audit_atlas(
         lineage_dirs: products outside of the atlas, see ``build_lineage_table``.
         publication: facts that only the publisher knows.
         options: where and on which device it is computed; may shell commands be run to read images.
-        log: called with progress, and with faults of the lineage.
+        log: called with progress, with signs that the truth means something else than its format says, and with faults
+            of the lineage.
 
     Raises:
         UsageError: no image has maps, or not all classes are named; see also ``write_map_tables``,
@@ -127,6 +129,8 @@ def audit_atlas(
     open_map_tables(atlas, out, target, methods, truth).check_output()
     _refuse_other_content(objects, audit_options)
     find_products(atlas, lineage_dirs, None)
+    if truth is not None:
+        match_truth(atlas, truth, target, log)  # refused or named before anything is computed
     sizes: dict[MetricSuite, int] = {
         "faithfulness": audit_options.faithfulness_images,
         "sanity": audit_options.sanity_images,

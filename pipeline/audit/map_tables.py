@@ -20,7 +20,7 @@ from pipeline.store import MapReader, ObjectStore
 from pipeline.store.derived import ProductStore
 from pipeline.store.parquet import from_parquet, to_parquet
 from pipeline.truth import TruthSet
-from pipeline.utils.concurrency import concurrent_map
+from pipeline.truth.match_atlas import match_truth
 from schemas.audit_records import MANIFEST, AuditSpec
 from schemas.audit_tables import AGREEMENT, AGREEMENT_METRICS, IMAGES, MAP_STATISTICS, METHODS, PAIRS, SAMPLED_METRICS
 from schemas.commits import DerivedCommit
@@ -85,7 +85,7 @@ class MapTables(DerivedProduct[MapReader, TruthSet | None, dict[str, pa.Table]])
         return commit.items == metric_hashes(self.objects.url, commit.shard, commit.parent)
 
     def inputs(self, shards: Sequence[str]) -> list[TruthSet | None]:
-        return split_truth_by_shard(self.source, shards, self.truth)
+        return split_truth_by_shard(self.source, shards, self.truth, self.about.target)
 
     def remove_summary(self) -> None:
         for name in (MANIFEST, *(f"{name}.parquet" for name in SUMMARIES)):
@@ -107,12 +107,14 @@ SUMMARIES = {
 """Tables of means: folder of the tables of the shards, columns to group by, column that must be defined, schema."""
 
 
-def split_truth_by_shard(atlas: MapReader, shards: Sequence[str], truth: TruthSet | None) -> list[TruthSet | None]:
-    """Return the part of the truth that belongs to the images of each shard."""
+def split_truth_by_shard(
+    atlas: MapReader, shards: Sequence[str], truth: TruthSet | None, target: str
+) -> list[TruthSet | None]:
+    """Return the part of the truth that belongs to the images of each shard. Errors: see ``match_truth``."""
     if truth is None:
         return [None] * len(shards)
-    samples = concurrent_map(partial(atlas.samples_of, columns=["key"]), shards)
-    return [truth.subset(table["key"].to_pylist()) for table in samples]
+    parts = match_truth(atlas, truth, target)
+    return [parts[shard] for shard in shards]
 
 
 def _tabulate_shard(about: AuditSpec, task: ShardTask[MapReader, TruthSet | None]) -> ShardResult:

@@ -1,5 +1,6 @@
 """Calibration: find the threshold of a policy on a small split of images with truth."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,10 +13,10 @@ from pipeline.label.mask import Label, make_label
 from pipeline.run.execution import ComputeOptions
 from pipeline.run.parallel_map import parallel_map
 from pipeline.store import MapReader
-from pipeline.truth import Truth, TruthMatcher, TruthSet
+from pipeline.truth import Truth, TruthSet
+from pipeline.truth.match_atlas import match_truth
 from schemas.errors import UsageError
 from schemas.policy import LabelFilter, Pamr, Policy, Threshold
-from schemas.samples import SampleStatus
 
 THRESHOLDS: NDArray[np.float64] = np.arange(1, 50) / 50
 
@@ -33,7 +34,11 @@ class CalibrationSource:
     atlas: MapReader | None = None
 
     def find_threshold(
-        self, atlas: MapReader, policy: Policy, options: ComputeOptions = ComputeOptions()
+        self,
+        atlas: MapReader,
+        policy: Policy,
+        options: ComputeOptions = ComputeOptions(),
+        log: Callable[[str], None] = lambda line: None,
     ) -> tuple[float, str]:
         """Return the best of 49 thresholds for a policy, and a sentence on how it was found.
 
@@ -45,15 +50,17 @@ class CalibrationSource:
             atlas: the atlas that is labelled.
             policy: a calibrated policy.
             options: where it is computed; may shell commands be run to read images.
+            log: called with each sign that the truth means something else than its format says.
 
         Raises:
-            UsageError: no image of the atlas has truth, or the policy cannot be applied, see ``check_policy``.
+            UsageError: no image of the atlas has truth; a truth matches two samples or is of another size; or the
+                policy cannot be applied, see ``check_policy``.
         """
         atlas, truth = self.atlas or atlas, self.truth
         check_policy(atlas, policy)
         policy = policy.model_copy(update={"filter": LabelFilter(), "background_threshold": None})
         work = partial(_shard_overlaps, policy, options.allow_pipe)
-        shards = truth_by_shard(atlas, truth)
+        shards = truth_by_shard(atlas, truth, atlas.find_target(policy.target), log)
         needs_gpu = isinstance(policy.refine, Pamr)  # a segmenter is not applied here
         by_shard = dict(parallel_map(work, shards, "calibrate", options.address, needs_gpu))
         rows = [overlaps for shard in sorted(by_shard) for overlaps in by_shard[shard]]
@@ -75,20 +82,15 @@ def runs_of(atlas: MapReader) -> dict[str, str]:
     return {name: reader.run.run_hash for name, reader in (atlas.networks or {"": atlas}).items()}
 
 
-def truth_by_shard(atlas: MapReader, truth: TruthSet) -> list[tuple[MapReader, str, TruthSet]]:
+def truth_by_shard(
+    atlas: MapReader, truth: TruthSet, target: str, log: Callable[[str], None] = lambda line: None
+) -> list[tuple[MapReader, str, TruthSet]]:
     """Return the shards that have images with truth, each with its reader and its part of the truth.
 
-    Raises:
-        UsageError: a truth would be that of two samples.
+    Arguments and errors: see ``match_truth``.
     """
-    parts, matcher = [], TruthMatcher(truth)
-    for shard in atlas.shard_names:
-        rows = atlas.samples_of(shard, ["key", "status"]).to_pylist()
-        keys = [row["key"] for row in rows if row["status"] != SampleStatus.DUPLICATE_KEY]
-        for key in keys:
-            matcher.match(shard, key)
-        parts.append((shard, truth.subset(keys)))
-    return [(atlas.of_shard(shard), shard, part) for shard, part in parts if len(part)]
+    parts = match_truth(atlas, truth, target, log)
+    return [(atlas.of_shard(shard), shard, part) for shard, part in parts.items() if len(part)]
 
 
 def _shard_overlaps(

@@ -78,7 +78,8 @@ def label(
         calibration: images with truth, on which a calibrated policy finds its threshold.
         classes: names of the classes, by class id; empty are those of the atlas.
         options: where it is computed; may shell commands be run to read images.
-        log: called with a sentence on images that get no mask because networks explain different classes of them.
+        log: called with a sentence on images that get no mask because networks explain different classes of them, and
+            with signs that the truth means something else than its format says.
 
     Raises:
         UsageError: there is no such format; the atlas has no such method or target; a policy is calibrated and no
@@ -112,7 +113,7 @@ def label(
         if previous is not None and previous.threshold is not None:
             threshold, how = previous.threshold, previous.calibration
         else:
-            threshold, how = calibration.find_threshold(atlas, policy, options)
+            threshold, how = calibration.find_threshold(atlas, policy, options, log)
         about = about.model_copy(update={"threshold": threshold, "calibration": how})
         policy = policy.with_threshold(threshold)
     about = about.model_copy(update={"hash": policy.digest()})

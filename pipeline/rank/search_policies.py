@@ -101,7 +101,8 @@ def search_policies(
     """
     log(f"policies: {len(candidates)} of single methods and pairs, {len(THRESHOLDS)} thresholds each")
     work = partial(_shard_overlaps, candidates)
-    found = dict(parallel_map(work, truth_by_shard(atlas, truth), "policies", options.address, gpu=True))
+    shards = truth_by_shard(atlas, truth, candidates[0].target)
+    found = dict(parallel_map(work, shards, "policies", options.address, gpu=True))
     rows = [row for shard in sorted(found) for row in found[shard]]
     kinds = {has_mask for has_mask, _ in rows}
     if len(rows) < 2:

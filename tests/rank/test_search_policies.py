@@ -89,7 +89,7 @@ def test_overlaps_are_those_of_labels(
     ]
     policy, score = search_policies(atlas, few, candidates)
     overlaps = []
-    for reader, shard, truths in truth_by_shard(atlas, few):
+    for reader, shard, truths in truth_by_shard(atlas, few, "label"):
         for label in iter_labels(reader, shard, policy):
             truth = truths.find(label.sample["key"])
             if truth is not None:

@@ -104,7 +104,7 @@ class _Export(DerivedProduct[MapReader, TruthSet | None, None]):
     truth: TruthSet | None
 
     def inputs(self, shards: Sequence[str]) -> list[TruthSet | None]:
-        return split_truth_by_shard(self.source, shards, self.truth)
+        return split_truth_by_shard(self.source, shards, self.truth, self.about.target)
 
     def remove_summary(self) -> None:
         for name in EXPORTERS[self.about.kind].atlas_files(self.about):
