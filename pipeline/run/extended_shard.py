@@ -40,9 +40,12 @@ class ExtendedShard:
         read = atlas.shard(shard)
         self._maps, self._arrays = read, dict[str, NDArray[Any]]()
         self.source, self.rows = read.commit.source, read.samples.to_pylist()
-        columns = [class_ids(read.samples, target, targets).fill_null(-1).to_numpy() for target in targets]
         # A text is a class of its own number in each batch, and a label that an image lacks has no map.
-        self._class_ids = np.stack(columns, 1).astype(np.int64)
+        self._class_ids = np.full((len(self.rows), len(part.spec.target_names)), -1)
+        for place, target in enumerate(part.spec.target_names):
+            if target in (*targets, "predicted"):
+                self._class_ids[:, place] = class_ids(read.samples, target, targets).fill_null(-1).to_numpy()
+        self._count = len(targets)
 
     def read_file(self, shard: ShardRecord) -> ShardRecord:
         """Return the shard with what is known of the file that the atlas has read, which may not be the planned one."""
@@ -50,7 +53,7 @@ class ExtendedShard:
         return replace(shard, size=source.size, fingerprint=source.fingerprint, listing=source.listing)
 
     def class_ids(self, ordinals: Sequence[int], computed: Tensor) -> Tensor:
-        """Return the classes that the maps explain in the atlas: int64 [B, K].
+        """Return the classes that the maps explain in the atlas, and the prediction in its tables: int64 [B, K].
 
         The class with the highest logit may be another one on another device, where two are almost equal.
 
@@ -63,8 +66,7 @@ class ExtendedShard:
         """
         self.check_count(ordinals[-1] + 1)
         known = torch.from_numpy(self._class_ids[list(ordinals)]).to(computed.device)
-        before = computed[:, : known.shape[1]]
-        return torch.cat([torch.where(known >= 0, known, before), computed[:, known.shape[1] :]], 1)
+        return torch.where(known >= 0, known, computed)
 
     def check_count(self, count: int, whole: bool = False) -> None:
         """Make sure that there are not more samples than in the atlas.
@@ -104,7 +106,7 @@ class ExtendedShard:
         # Labels may not have been read where no target was a label.
         known = [name for name in _INPUTS if not (self._adds_targets and name in LABEL_COLUMNS and row[name] is None)]
         changed = [name for name in known if now[name] != row[name]]
-        texts = [(values.get("target_texts") or [])[: self._class_ids.shape[1]] for values in (now, row)]
+        texts = [(values.get("target_texts") or [])[: self._count] for values in (now, row)]
         changed += ["target_texts"] * (texts[0] != texts[1])
         if changed:
             raise CorruptShardError(
@@ -123,8 +125,8 @@ class ExtendedShard:
         """
         if not self._adds_targets:
             return
-        ordinal, known = row["ordinal"], self._class_ids[row["ordinal"]].tolist()
-        added = row["target_classes"][len(known) :]
+        ordinal, known = row["ordinal"], self._class_ids[row["ordinal"], : self._count].tolist()
+        added = row["target_classes"][self._count :]
         same = [(place, known.index(class_id)) for place, class_id in enumerate(added) if class_id in known]
         if not same:
             return
@@ -140,7 +142,6 @@ class ExtendedShard:
         columns = {name: now.get(name) for name in LABEL_COLUMNS if row[name] is None}
         for name in TARGET_COLUMNS:
             known, computed = row[name], now.get(name)
-            count = self._class_ids.shape[1]
             if computed is not None:
-                columns[name] = [*([None] * count if known is None else known), *computed[count:]]
+                columns[name] = [*([None] * self._count if known is None else known), *computed[self._count :]]
         return columns

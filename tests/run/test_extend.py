@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from support import FAST, crashed_copies, in_one_process, objects_of, same_atlas, samples, write_tar
+from support import (
+    FAST,
+    crashed_copies,
+    in_one_process,
+    objects_of,
+    predict_first_class,
+    same_atlas,
+    samples,
+    write_tar,
+)
 
 from pipeline.audit.verify_products import verify_products
 from pipeline.label import label
@@ -258,13 +266,7 @@ def test_the_class_is_that_of_the_atlas_where_another_machine_predicts_another(
     finished: Path, made: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part does not take the highest logit of its own."""
-    argmax = torch.Tensor.argmax
-    zeros = torch.zeros_like
-    monkeypatch.setattr(
-        torch.Tensor,
-        "argmax",
-        lambda self, dim: zeros(argmax(self, dim)) if self.is_floating_point() else argmax(self, dim),
-    )
+    predict_first_class(monkeypatch)
     same_atlas(extend(str(finished), ADDED, options=INLINE), made.all_at_once)
 
 

@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import FAST, crashed_copies, in_one_process, jpeg, objects_of, same_atlas, samples, soak_after, write_tar
+from support import (
+    FAST,
+    crashed_copies,
+    in_one_process,
+    jpeg,
+    objects_of,
+    predict_first_class,
+    same_atlas,
+    samples,
+    soak_after,
+    write_tar,
+)
 
 from pipeline.audit.verify_products import verify_products
 from pipeline.explain.explainer import Explainer
@@ -321,6 +332,13 @@ def test_only_maps_of_other_classes_are_computed(finished: Path, monkeypatch: py
     classes = [set(row) - {None} for row in atlas.samples_with_maps(["target_classes"])["target_classes"].to_pylist()]
     assert sum(computed) == sum(len(of_image) - 1 for of_image in classes)  # those of the label are there
     assert 0 < sum(computed) < 2 * len(classes)
+
+
+def test_the_prediction_is_that_of_the_atlas_where_another_machine_predicts_another(
+    finished: Path, made: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict_first_class(monkeypatch)
+    same_atlas(extend_targets(str(finished), ["predicted"], INLINE), Atlas.open(made.path("both")))
 
 
 @pytest.mark.usefixtures("computed_once")
