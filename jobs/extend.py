@@ -186,7 +186,7 @@ def _print_extension(extension: "Extension") -> None:
     for part in extension.unfinished:
         done, total = len(part.committed), len(extension.atlas.committed)
         targets = f" for {', '.join(part.own.stored_targets)}" if part.own.first_target else ""
-        echo(f"resume   {', '.join(part.own.methods)}{targets}: {done} of {total} shards are done")
+        echo(f"resume   {', '.join(part.own.methods) or 'no method'}{targets}: {done} of {total} shards are done")
     if part := summary["part"]:
         echo(f"methods  {', '.join(part['methods'])}")
         echo(f"targets  {', '.join(map(extension.atlas.own.describe_target, part['targets']))}")

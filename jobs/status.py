@@ -164,7 +164,8 @@ def _show(opened: "Atlas", report: dict[str, Any]) -> None:
     echo(f"{opened.url}: {len(opened.committed)} of {len(shards)} shards are done")
     for part in parts:
         targets = "" if part["targets"] == list(opened.own.spec.target_names) else f" for {', '.join(part['targets'])}"
-        echo(f"part     {', '.join(part['methods'])}{targets}: {part['done']} of {part['planned']} shards are done")
+        methods = ", ".join(part["methods"]) or "no method"
+        echo(f"part     {methods}{targets}: {part['done']} of {part['planned']} shards are done")
         for shard, reason in part["quarantined"].items():
             echo(f"         {shard} is quarantined: {reason}")
     for name, text in opened.run.model.details.items():

@@ -231,6 +231,11 @@ class RunRecord(GrowingRecord):
         return self.spec.target_names[self.first_target :]
 
     @property
+    def is_removed(self) -> bool:
+        """Whether it is a part with no method left, and not one whose sample tables have the columns of all targets."""
+        return bool(self.extends) and not self.methods and not self.first_target
+
+    @property
     def part_order(self) -> tuple[int, bool]:
         """Place among the parts of an atlas: each needs the targets before it, or for further targets the maps."""
         return len(self.spec.target_names), not self.first_target

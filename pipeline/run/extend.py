@@ -156,11 +156,16 @@ def _find_holder(atlas: Atlas, method: Method) -> Atlas | None:
     """Return the atlas or part that has a method.
 
     Raises:
-        UsageError: it has it with other options.
+        UsageError: it has it with other options, or for some targets only, as it is being dropped.
     """
     for holder in (atlas, *atlas.parts):
-        if method.name not in holder.own.methods or holder.own.first_target:
+        if method.name not in holder.own.methods:
             continue
+        if holder.own.first_target:
+            raise UsageError(
+                f"{atlas.objects.url}: {method.name} is being dropped; finish it: vitatlas drop {atlas.objects.url} "
+                f"--methods {method.name}"
+            )
         known, digest = holder.own.methods[method.name], holder.own.artifacts.get(method.name)
         path = {"artifact"} if digest else set()  # the same file may be elsewhere now
         if digest != method.artifact_hash or _without(known, path) != _without(method.recorded_options, path):

@@ -85,7 +85,7 @@ class Atlas(AtlasReader):
         for part in sorted(parts, key=lambda part: part.own.part_order):
             if not part.own.is_part_of(run):
                 raise RunFailedError(f"{part.objects.url}: extends another atlas than the one it is in; remove it")
-            if part.own.methods:  # else it is being removed
+            if not part.own.is_removed:
                 yield part
 
     def open_extended(self) -> Self | None:

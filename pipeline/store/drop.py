@@ -70,7 +70,8 @@ def drop(url: str, methods: Sequence[str], leave_products: bool = False) -> Drop
     """Drop methods of an atlas. Call it again to resume.
 
     ``dropped.json`` is written first: from then on no reader finds the methods. Then the metadata of the arrays that
-    stay are written, and the objects of the others deleted; of a part without methods, all objects.
+    stay are written, and the objects of the others deleted; of a part without methods, all objects, but for the sample
+    tables of one that added targets, which methods that were added later explain as well.
 
     Args:
         url: of the atlas.
@@ -121,14 +122,14 @@ def _drop_from(atlas: Atlas, methods: Sequence[str]) -> None:
         _record(objects, DroppedRecord(methods=dropped))
     kept = read_run(objects).without(dropped)
     settle_all(objects, kept)
-    if kept.methods or not kept.extends:
+    if not kept.is_removed:
         zarr_arrays.create_arrays(objects, kept)
     names = [name for name, _ in _objects_of(atlas, atlas, dropped)]
     commits = [name for name in names if name.startswith(f"{COMMITS}/")]  # first: without them nothing is missed
     for group in (commits, names):
         for _ in concurrent_map(objects.delete, group):
             pass
-    if kept.extends and not kept.methods:
+    if kept.is_removed:
         objects.delete(RUN)
 
 
@@ -147,12 +148,11 @@ def _objects_of(atlas: Atlas, each: Atlas, methods: Sequence[str]) -> Iterator[t
     """Yield names and sizes of the objects of methods in an atlas or one of its parts; names are those in the atlas."""
     folder = f"{prefix}/" if (prefix := atlas.folder_of(each)) else ""
     planned = read_run(each.objects)
-    gone = {*read_dropped(each.objects), *methods}
-    whole = bool(planned.extends) and set(planned.methods) <= gone
-    arrays = set(planned.arrays) - set(planned.without(gone).arrays)
+    kept = planned.without({*read_dropped(each.objects), *methods})
+    arrays = set(planned.arrays) - set(kept.arrays)
     for name, size in each.objects.list_all():
         path = name.split("/")
-        if (whole and name not in (RUN, DROPPED, LEASE)) or (path[0] == MAPS and path[1] in arrays):
+        if (kept.is_removed and name not in (RUN, DROPPED, LEASE)) or (path[0] == MAPS and path[1] in arrays):
             yield folder + name, size
 
 

@@ -178,7 +178,7 @@ def test_targets_are_added_after_and_before_methods_and_shards(finished: Path, m
     )
     plan(everything, str(tmp_path / "all"))
     same_atlas(atlas, run(str(tmp_path / "all"), INLINE))
-    drop(url, [name for name in atlas.methods if name != "rollout"])  # no part of further targets is left
+    drop(url, [name for name in atlas.methods if name != "rollout"])  # the parts of further targets have none left
     atlas = Atlas.open(url)
     assert (atlas.methods, atlas.run.spec.target_names) == (("rollout",), ("label", "class:3", "predicted"))
     assert (
