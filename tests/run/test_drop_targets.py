@@ -53,6 +53,7 @@ def test_methods_and_shards_are_added_where_none_is_left_of_those_that_got_a_tar
     whole = run(f"{tmp_path}/all", INLINE)
     drop(str(copy), FAST)
     assert (Atlas.open(str(copy)).methods, verify(Atlas.open(str(copy))).faults) == (("rollout",), [])
+    assert dict(Atlas.open(str(copy)).to_xarray()["rollout"].sizes)["target"] == 2
     append(str(copy), [f"{made}/later/b.tar"], INLINE)
     predict_first_class(monkeypatch)  # the classes are those of the tables
     atlas = extend(str(copy), ["legrad"], options=INLINE)
