@@ -1,18 +1,18 @@
 """Label policies of the demo, which show the effect of refinement and of an ignore band."""
 
-from schemas.policy import Pamr, Policy, Postprocess, Threshold
+from schemas.policy import Pamr, Policy, Threshold
+from schemas.rank import POSTPROCESS
 
 FORMATS = ("png", "coco")
-_POSTPROCESS = Postprocess(min_area=0.01, fill_holes=True)
 
-LEGRAD = Policy(name="legrad", methods=("legrad",), threshold=Threshold(kind="otsu"), postprocess=_POSTPROCESS)
+LEGRAD = Policy(name="legrad", methods=("legrad",), threshold=Threshold(kind="otsu"), postprocess=POSTPROCESS)
 LEGRAD_PAMR = LEGRAD.model_copy(update={"name": "legrad-pamr", "refine": Pamr()})
 COMBINED_PAMR = Policy(
     name="three-pamr",
     methods=("legrad", "cp_lrp", "rollout"),
     refine=Pamr(),
     threshold=Threshold(kind="otsu"),
-    postprocess=_POSTPROCESS,
+    postprocess=POSTPROCESS,
 )
 """Best policy that was found without any mask in training."""
 COMBINED_BAND = COMBINED_PAMR.model_copy(

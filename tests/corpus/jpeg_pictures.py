@@ -35,7 +35,7 @@ def at_frame(offset: int, value: int) -> bytes:
 
 
 def without(marker: int) -> bytes:
-    """A JPEG of which all segments of one kind are gone."""
+    """A JPEG without its segments of one marker."""
     data, kept, position = jpeg(), [], 2
     while data[position + 1] != 0xDA:
         end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")

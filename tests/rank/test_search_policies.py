@@ -13,11 +13,12 @@ from pipeline.label import read_policy
 from pipeline.label.calibrate import mask_overlap, truth_by_shard
 from pipeline.label.label_shard import iter_labels
 from pipeline.rank import RankOptions, rank_atlas
+from pipeline.rank.choose_policy import choose_policy
 from pipeline.rank.search_policies import FOLDS, THRESHOLDS, choose, cross_validate, list_candidates, search_policies
 from pipeline.store import Atlas
 from pipeline.truth import TruthSet, read_truth
-from schemas.policy import Pamr, Policy, Threshold
-from schemas.rank import POSTPROCESS
+from schemas.policy import Pamr, Threshold
+from schemas.rank import RankedMethod
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,19 +44,18 @@ def test_single_methods_and_pairs_are_tried_and_the_best_ones_refined_as_well() 
     assert not any("g" in methods for methods, _ in tried)
 
 
+def standing(method: str) -> RankedMethod:
+    numbers = dict.fromkeys(("rank", "rank_low", "rank_high", "degenerate", "isolated", "same_for_classes"), 0.0)
+    return RankedMethod(method=method, kind="method", verdict="stands", reason="as is said", signals={}, **numbers)
+
+
 def test_what_would_be_chosen_without_truth_is_refined_too() -> None:
     candidates = list_candidates(list("abcdefgh"), ("h", "a", "g"), "label")
     tried = [(policy.methods, policy.refine is not None) for policy in candidates]
     assert len(tried) == len(set(tried)) == (6 + 15) + (6 + 15) + 1
     assert {(("h", "a", "g"), True), (("h",), True), (("h", "g"), True), (("d", "g"), True)} <= set(tried)
     assert not any("g" in methods and not refined for methods, refined in tried)
-    without_truth = Policy(
-        name="ranked",
-        methods=("h", "a", "g"),
-        refine=Pamr(),
-        threshold=Threshold(kind="otsu"),
-        postprocess=POSTPROCESS,
-    )
+    without_truth = choose_policy([standing(name) for name in "hag"], "label", {name: name for name in "hag"})
     assert without_truth in [policy.model_copy(update={"threshold": THRESHOLDS[-1]}) for policy in candidates]
 
 
