@@ -19,6 +19,7 @@ from jobs.params import (
     target_option,
     truth_options,
 )
+from pipeline.utils.interval_text import format_interval, format_number
 from pipeline.utils.terminal import echo
 from schemas.run import MaskValues, TruthOrientation
 
@@ -93,10 +94,10 @@ def rank_command(
     if record.policy:
         echo(f"policy   {folder}/{POLICY_FILE}: {', '.join(record.policy)}")
         if score := record.policy_score:
-            values = score.cross_validated, score.low, score.high, score.overlap
-            held_out, low, high, own = (100 * value for value in values)
+            held_out, own = 100 * score.cross_validated, 100 * score.overlap
+            interval = format_interval(100 * score.low, 100 * score.high)
             echo(
-                f"overlap  {held_out:.1f} % ({low:.1f}–{high:.1f}), mean IoU of {score.of} on images left out of the "
+                f"overlap  {held_out:.1f} % ({interval}), mean IoU of {score.of} on images left out of the "
                 f"choice; {own:.1f} % on the {score.images} images of the choice"
             )
     else:
@@ -130,10 +131,10 @@ def _print_methods(record: "RankRecord") -> None:
 
 
 def _format(score: "SignalScore | None") -> str | None:
-    return None if score is None else f"{score.mean:.2f} ({score.low:.2f}–{score.high:.2f})"
+    return None if score is None else f"{format_number(score.mean, 2)} ({format_interval(score.low, score.high, 2)})"
 
 
 def _format_localization(score: "LocalizationScore | None") -> str | None:
     if score is None or score.low is None or score.high is None:
         return None if score is None else f"{score.value:.1f}"
-    return f"{score.value:.1f} ({score.low:.1f}–{score.high:.1f})"
+    return f"{score.value:.1f} ({format_interval(score.low, score.high)})"

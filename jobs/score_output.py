@@ -5,6 +5,7 @@ from itertools import combinations
 from typing import Any
 
 from jobs import output
+from pipeline.utils.interval_text import format_interval
 from pipeline.utils.terminal import echo
 
 _COLUMNS = {
@@ -143,4 +144,5 @@ def _cells(row: Mapping[str, Any], columns: Sequence[str], several: bool) -> lis
 def _with_interval(value: float | None, interval: Sequence[float] | None) -> str | None:
     if value is None or interval is None:
         return None
-    return f"{value:.1f} {interval[0]:.0f}–{interval[1]:.0f}"
+    low, high = interval
+    return f"{value:.1f} {format_interval(low, high, 0)}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipeline.label.label_product import MaskTotals
 from pipeline.store import MapReader
 from pipeline.store.ranking import read_rankings
+from pipeline.utils.interval_text import format_interval
 from schemas.policy import Policy
 from schemas.rank import LocalizationScore, RankedMethod, RankRecord
 from schemas.targets import is_text
@@ -56,10 +57,10 @@ def _describe_choice(policy: Policy, ranking: RankRecord) -> str | None:
     score = ranking.policy_score
     if score is None or policy != score.policy(policy.target).model_copy(update={"name": policy.name}):
         return None
-    mean, low, high = (f"{100 * value:.1f}" for value in (score.cross_validated, score.low, score.high))
+    interval = format_interval(100 * score.low, 100 * score.high)
     return (
-        f"{', '.join(policy.methods)}: chosen by {score.of} of {score.images} images; mean IoU {mean} % ({low}–{high}) "
-        "on images that were left out of the choice"
+        f"{', '.join(policy.methods)}: chosen by {score.of} of {score.images} images; mean IoU "
+        f"{100 * score.cross_validated:.1f} % ({interval}) on images that were left out of the choice"
     )
 
 
@@ -80,7 +81,7 @@ def _warn_by_truth(
     row: RankedMethod, score: LocalizationScore, control: str, control_score: LocalizationScore
 ) -> Iterator[str]:
     """Yield a sentence on a method that may localize no better than the best control, or fails for another reason."""
-    interval = "" if score.low is None or score.high is None else f" ({score.low:.1f}–{score.high:.1f})"
+    interval = "" if score.low is None or score.high is None else f" ({format_interval(score.low, score.high)})"
     truth = f"{score.score} {score.value:.1f} %{interval} by truth, {control} {control_score.value:.1f} %"
     if score.value <= control_score.value:
         yield f"{row.method}: localizes no better than a control: {truth}"

@@ -6,6 +6,7 @@ import pyarrow.compute as pc
 
 from pipeline.store.class_order import find_label_fault
 from pipeline.store.map_reader import MapReader
+from pipeline.utils.interval_text import format_interval
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class LabelAccuracy:
             ("top-1", self.top1, self.top1_interval),
             ("top-5", self.top5, self.top5_interval),
         ):
-            parts.append(f"{name} {100 * hits / self.labeled:.1f} % ({100 * low:.1f}–{100 * high:.1f})")
+            parts.append(f"{name} {100 * hits / self.labeled:.1f} % ({format_interval(100 * low, 100 * high)})")
         several = f"; of {self.several:,} with several labels the best one counts" if self.several else ""
         return (
             f"{', '.join(parts)} of {self.labeled:,} {'image' if self.labeled == 1 else 'images'} with a label{several}"

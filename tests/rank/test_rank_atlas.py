@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import save_file
 from support import in_one_process, samples, soak_after, write_tar
 
+from jobs.rank import _print_methods
 from pipeline.demo.synthetic_dataset import SyntheticDataset
 from pipeline.label import read_policy
 from pipeline.rank import RankOptions, rank_atlas
@@ -106,6 +107,16 @@ def test_truth_chooses_no_policy_where_all_maps_are_constant(world: SyntheticDat
 def test_what_cannot_be_compared_is_refused(finished: Path) -> None:
     with pytest.raises(UsageError, match="has no method to compare with; add some: vitatlas extend"):
         rank_atlas(Atlas.open(str(finished)), methods=["random"])
+
+
+def test_the_interval_of_a_negative_signal_can_be_read(
+    ranking: tuple[RankRecord, Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = ranking[0]
+    (name, *_), row = (name for name, check in record.signals.items() if check.valid), record.methods[0]
+    negative = row.signals[name].model_copy(update={"mean": -0.1, "low": -0.17, "high": -0.02})
+    _print_methods(record.model_copy(update={"methods": (row.model_copy(update={"signals": {name: negative}}),)}))
+    assert "−0.10 (−0.17 to −0.02)" in capsys.readouterr().out
 
 
 def test_a_table_of_signals_and_one_of_methods_are_printed(vitatlas, atlas: Atlas, tmp_path: Path) -> None:
