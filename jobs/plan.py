@@ -139,7 +139,7 @@ def print_plan(run: RunRecord, out: str) -> None:
     for name, text in run.model.details.items():
         echo(f"{name:<8} {text}")
     echo(f"methods  {', '.join(run.methods)}")
-    echo(f"targets  {', '.join(map(run.describe_target, run.spec.target_names))}, geometry {run.spec.geometry}")
+    echo(f"targets  {', '.join(map(run.describe_target, run.stored_targets))}, geometry {run.spec.geometry}")
     echo(f"shards   {len(run.shards)}, of up to {run.slot:,} rows each")
     echo(f"images   {run.samples:,}")
     echo(f"maps     {summary['maps']:,}, at most {output.format_bytes(summary['bytes'])} before compression")

@@ -74,7 +74,7 @@ def _count_shard(atlas: MapReader, shard: ShardRecord, commit: CommitRecord) -> 
                 )
         for (status, reason), count in sorted(errors.items()):
             yield shard_columns | {"status": status, "reason": reason, "count": count}
-    maps = sum(_count_maps(atlas, commit, target) for target in atlas.run.spec.target_names)
+    maps = sum(_count_maps(atlas, commit, target) for target in atlas.run.stored_targets)
     for method in atlas.methods:
         method_columns = {"shard": shard.name, "kind": "maps", "method": method, "expected": maps}
         degenerate = atlas.count_degenerate(method, commit)

@@ -56,7 +56,7 @@ def build_reproducibility_table(
         SpecMismatchError: the network has changed.
     """
     refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
-    names = atlas.select_methods(atlas.run.spec.target_names[0], methods)
+    names = atlas.select_methods(atlas.run.stored_targets[0], methods)
     batch_sizes = {SAME_BATCH: atlas.run.spec.batch_size, OTHER_BATCH: 2 if atlas.run.spec.batch_size == 1 else 1}
     selections = group_by_shard(sample_batches(atlas, rows, seed))
     count = sum(len(ordinals) for _, ordinals in selections)

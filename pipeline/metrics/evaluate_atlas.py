@@ -74,7 +74,7 @@ def evaluate_metrics(
     count = DEFAULT_IMAGES[suite] if images is None else images
     refuse_commands((shard.url for shard in atlas.run.shards), options.allow_pipe)
     metrics = SUITES[suite] if metrics is None else metrics
-    names, url = atlas.select_methods(atlas.run.spec.target_names[0], methods), atlas.url
+    names, url = atlas.select_methods(atlas.run.stored_targets[0], methods), atlas.url
     if not class_targets(atlas.run.spec):
         raise UsageError(f"{url}: has only maps of texts; metrics are of maps of classes, such as the target predicted")
     if not metrics:

@@ -128,7 +128,7 @@ class AtlasReader(MapReader):
 
     @property
     def added(self) -> str:
-        """Phrase on the maps that a part adds: of which methods, or of which targets."""
+        """What the maps of a part are of, for messages: ``of legrad``, or ``of predicted`` if it adds targets."""
         return f"of {', '.join(self.own.stored_targets if self.own.first_target else self.own.methods)}"
 
     def count_degenerate(self, method: str, commit: CommitRecord) -> int:

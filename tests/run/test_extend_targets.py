@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 from support import (
     FAST,
@@ -22,6 +23,7 @@ from support import (
     write_tar,
 )
 
+from pipeline.audit.completeness import build_completeness_table
 from pipeline.audit.verify_products import verify_products
 from pipeline.explain.explainer import Explainer
 from pipeline.label import label, read_labels
@@ -363,7 +365,7 @@ def test_a_crash_at_any_moment_is_mended(
     assert k > 30
 
 
-def test_a_part_alone_has_its_own_targets_and_is_not_recomputed(made: World) -> None:
+def test_a_part_alone_has_its_own_targets_and_is_not_recomputed(made: World, tmp_path: Path, vitatlas: Any) -> None:
     (part,) = Atlas.open(made.path("extended")).parts
     alone, both = Atlas.open(part.objects.url), Atlas.open(made.path("both"))
     assert alone.map("s0006", "legrad", "predicted").tolist() == both.map("s0006", "legrad", "predicted").tolist()
@@ -375,6 +377,9 @@ def test_a_part_alone_has_its_own_targets_and_is_not_recomputed(made: World) -> 
         alone.map("s0006", "legrad", "label")
     with pytest.raises(UsageError, match="is a part with some targets of an atlas; name that atlas"):
         recompute(alone, 1)
+    assert vitatlas("audit", alone.url, "--maps-only", "--target", "predicted", "--out", tmp_path / "audit")[0] == 0
+    maps = build_completeness_table(alone).filter(pc.field("kind") == "maps")
+    assert maps["expected"].to_pylist() == len(METHODS) * [5] + len(METHODS) * [4]
 
 
 def test_only_a_part_may_leave_out_targets_and_only_those_of_its_atlas(extended: Path) -> None:

@@ -104,7 +104,7 @@ def _data_scripts(
     model = atlas.run.model
     meta = {
         "target": tables.about.target,
-        "targets": list(atlas.run.spec.target_names),
+        "targets": list(atlas.run.stored_targets),
         "targetInWords": atlas.run.target_in_words(tables.about.target),
         "methods": [{"name": name, "control": is_control(name)} for name in methods],
         "grid": list(model.grid),

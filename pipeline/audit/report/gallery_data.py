@@ -132,7 +132,7 @@ def write_chunks(
     """
     objects = ObjectStore(out)
     shard, ordinals = atlas.shard(selection.shard), np.array(selection.ordinals)
-    targets = atlas.run.spec.target_names
+    targets = atlas.run.stored_targets
     maps = np.stack([[to_uint8(shard.maps(name, target)[ordinals]) for target in targets] for name in methods])
     flags = np.stack([[shard.flags(name, target)[ordinals] for target in targets] for name in methods]).clip(max=NO_MAP)
     jpegs = _make_thumbnails(atlas, shard, selection.ordinals) if thumbnails else {}
