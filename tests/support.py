@@ -28,10 +28,12 @@ from pipeline.explain.head import Head
 from pipeline.explain.module_classes import ATTENTIONS, BLOCKS
 from pipeline.explain.registers import Registers
 from pipeline.explain.weights_hash import weights_hash
-from pipeline.store import Atlas, Lease, ObjectStore
+from pipeline.store import Atlas, Lease, ObjectStore, ShardWriter
 from pipeline.utils.atomic_write import is_temp_file
 from schemas.artifacts import ArtifactRecord
 from schemas.base import sha256
+from schemas.commits import CommitRecord
+from schemas.errors import StoppedEarlyError
 from schemas.head import HeadRecord
 from schemas.layout import AUDIT, LABELS, RANK, SCORES
 from schemas.registers import RegistersRecord
@@ -338,6 +340,27 @@ def predict_first_class(monkeypatch: pytest.MonkeyPatch) -> None:
         "argmax",
         lambda self, dim: zeros(argmax(self, dim)) if self.is_floating_point() else argmax(self, dim),
     )
+
+
+@contextmanager
+def interrupted_at(shard_index: int, says: str) -> Iterator[None]:
+    """Interrupt a command when it is about to commit a shard, and make sure that it stops early.
+
+    Args:
+        shard_index: index of the shard.
+        says: pattern of the error.
+    """
+    commit = ShardWriter.commit
+
+    def stopped(self: ShardWriter, *arguments: Any) -> CommitRecord:
+        if self.shard_index == shard_index:
+            raise KeyboardInterrupt
+        return commit(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ShardWriter, "commit", stopped)
+        with pytest.raises(StoppedEarlyError, match=says):
+            yield
 
 
 class Crash(BaseException):

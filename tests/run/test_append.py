@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import FAST, crashed_copies, in_one_process, objects_of, same_atlas, samples, write_tar
+from support import FAST, crashed_copies, in_one_process, interrupted_at, objects_of, same_atlas, samples, write_tar
 
 from pipeline.audit.verify_products import verify_products
 from pipeline.label import label
@@ -20,12 +20,11 @@ from pipeline.run.extend import extend
 from pipeline.run.plan import plan
 from pipeline.run.recompute_maps import cached_worker, recompute
 from pipeline.score import score
-from pipeline.store import Atlas, ShardWriter, lease
+from pipeline.store import Atlas, lease
 from pipeline.store.drop import drop
 from pipeline.store.verify import verify
 from pipeline.truth import read_truth
-from schemas.commits import CommitRecord
-from schemas.errors import AtlasError, RunFailedError, StoppedEarlyError, UsageError
+from schemas.errors import AtlasError, RunFailedError, UsageError
 from schemas.layout import APPENDED
 from schemas.policy import Policy, Threshold
 from schemas.run import ModelSpec, RunSpec
@@ -249,20 +248,9 @@ def test_shards_that_another_has_appended_since_are_never_added_twice(
     assert [shard.name for shard in Atlas.open(str(finished)).own.shards] == ["part-0", "part-1", "part-2"]
 
 
-def test_an_append_that_was_stopped_is_resumed_by_run(
-    made: World, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit = ShardWriter.commit
-
-    def stopped(self: ShardWriter, *arguments: Any) -> CommitRecord:
-        if self.shard_index == 3:
-            raise KeyboardInterrupt
-        return commit(self, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(ShardWriter, "commit", stopped)
-        with pytest.raises(StoppedEarlyError, match=rf"1 shards are left; resume with: vitatlas run {finished} "):
-            append(str(finished), made.later, INLINE)
+def test_an_append_that_was_stopped_is_resumed_by_run(made: World, finished: Path) -> None:
+    with interrupted_at(3, f"1 shards are left; resume with: vitatlas run {finished} "):
+        append(str(finished), made.later, INLINE)
     atlas = Atlas.open(str(finished))
     assert (atlas.shard_names, atlas.methods) == (("part-0", "part-1", "part-2"), FAST)
     with pytest.raises(UsageError, match=f"{ADDED} is being added, 2 of 3 shards have its maps; finish it: vit"):

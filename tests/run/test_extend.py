@@ -6,13 +6,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import (
     FAST,
     crashed_copies,
     in_one_process,
+    interrupted_at,
     objects_of,
     predict_first_class,
     same_atlas,
@@ -29,11 +29,11 @@ from pipeline.run.extend import Extension, extend
 from pipeline.run.plan import plan
 from pipeline.run.recompute_maps import recompute
 from pipeline.score import score
-from pipeline.store import Atlas, Lease, ObjectStore, ShardWriter, lease
+from pipeline.store import Atlas, Lease, ObjectStore, lease
 from pipeline.store.verify import verify
 from pipeline.truth import read_truth
-from schemas.commits import CommitRecord, DerivedCommit
-from schemas.errors import AtlasError, RunFailedError, SpecMismatchError, StoppedEarlyError, UsageError
+from schemas.commits import DerivedCommit
+from schemas.errors import AtlasError, RunFailedError, SpecMismatchError, UsageError
 from schemas.policy import Policy, Threshold
 from schemas.run import ModelSpec, RunSpec
 from schemas.run_record import RunRecord
@@ -201,21 +201,10 @@ def test_only_what_is_missing_is_computed(extended: Path, monkeypatch: pytest.Mo
     assert objects_of(extended) == after
 
 
-def test_a_method_is_not_read_before_every_finished_shard_has_it(
-    finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit = ShardWriter.commit
-
-    def stopped(self: ShardWriter, *arguments: Any) -> CommitRecord:
-        if self.shard_index == 1:
-            raise KeyboardInterrupt
-        return commit(self, *arguments)
-
+def test_a_method_is_not_read_before_every_finished_shard_has_it(finished: Path) -> None:
     reader = Atlas.open(str(finished))
-    with monkeypatch.context() as patched:
-        patched.setattr(ShardWriter, "commit", stopped)
-        with pytest.raises(StoppedEarlyError, match=rf"2 shards are left; resume with: vitatlas run {finished} "):
-            extend(str(finished), ADDED, options=INLINE)
+    with interrupted_at(1, f"2 shards are left; resume with: vitatlas run {finished} "):
+        extend(str(finished), ADDED, options=INLINE)
     assert reader.map("s0001", "legrad").shape == Atlas.open(str(finished)).map("s0001", "legrad").shape
     atlas = Atlas.open(str(finished))
     assert atlas.methods == FAST

@@ -14,6 +14,7 @@ from support import (
     FAST,
     crashed_copies,
     in_one_process,
+    interrupted_at,
     jpeg,
     objects_of,
     predict_first_class,
@@ -33,12 +34,11 @@ from pipeline.run.extend import extend, extend_targets
 from pipeline.run.plan import plan
 from pipeline.run.recompute_maps import recompute
 from pipeline.score import score
-from pipeline.store import Atlas, ShardWriter
+from pipeline.store import Atlas
 from pipeline.store.drop import drop
 from pipeline.store.verify import verify
 from pipeline.truth import read_truth
-from schemas.commits import CommitRecord
-from schemas.errors import AtlasError, RunFailedError, SpecMismatchError, StoppedEarlyError, UsageError
+from schemas.errors import AtlasError, RunFailedError, SpecMismatchError, UsageError
 from schemas.policy import Policy, Threshold
 from schemas.run import ModelSpec, RunSpec
 from schemas.run_record import RunRecord
@@ -218,20 +218,9 @@ def test_products_of_before_stay_valid_and_new_ones_use_all_targets(
     assert any("new" in fault for fault in verify_products(Atlas.open(str(finished))).faults)
 
 
-def test_a_target_is_not_read_before_every_finished_shard_has_it(
-    finished: Path, made: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit = ShardWriter.commit
-
-    def stopped(self: ShardWriter, *arguments: Any) -> CommitRecord:
-        if self.shard_index == 1:
-            raise KeyboardInterrupt
-        return commit(self, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(ShardWriter, "commit", stopped)
-        with pytest.raises(StoppedEarlyError, match=rf"1 shards are left; resume with: vitatlas run {finished} "):
-            extend_targets(str(finished), ["predicted"], INLINE)
+def test_a_target_is_not_read_before_every_finished_shard_has_it(finished: Path, made: World) -> None:
+    with interrupted_at(1, f"1 shards are left; resume with: vitatlas run {finished} "):
+        extend_targets(str(finished), ["predicted"], INLINE)
     atlas = Atlas.open(str(finished))
     assert atlas.run.spec.target_names == ("label",)
     assert atlas.samples().equals(Atlas.open(made.path("before")).samples())

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import crash_after, encode, jpeg, same_bytes, samples, write_tar
+from support import crash_after, encode, interrupted_at, jpeg, same_bytes, samples, write_tar
 
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.run.worker import Worker
-from pipeline.store import Atlas, ShardWriter
+from pipeline.store import Atlas
 from pipeline.store.verify import verify
-from schemas.errors import RunFailedError, SpecMismatchError, StoppedEarlyError, UsageError
+from schemas.errors import RunFailedError, SpecMismatchError, UsageError
 from schemas.layout import Flag
 from schemas.run import RunSpec
 from schemas.samples import SampleStatus
@@ -148,21 +148,11 @@ def test_weights_that_changed_since_the_plan_are_refused(spec: RunSpec, tmp_path
         run(str(tmp_path / "atlas"), INLINE)
 
 
-def test_an_interrupt_stops_early_and_says_how_to_go_on(
-    finished: Path, spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, commit = tmp_path / "atlas", ShardWriter.commit
+def test_an_interrupt_stops_early_and_says_how_to_go_on(finished: Path, spec: RunSpec, tmp_path: Path) -> None:
+    out = tmp_path / "atlas"
     plan(spec, str(out))
-
-    def interrupted(self: ShardWriter, *arguments: object):
-        if self.shard_index == 1:
-            raise KeyboardInterrupt
-        return commit(self, *arguments)
-
-    monkeypatch.setattr(ShardWriter, "commit", interrupted)
-    with pytest.raises(StoppedEarlyError, match=f"resume with: vitatlas run {out}"):
+    with interrupted_at(1, f"resume with: vitatlas run {out}"):
         run(str(out), INLINE)
-    monkeypatch.undo()
     assert list(Atlas.open(str(out)).commits) == ["part-0"]
     run(str(out), INLINE)
     same_bytes(finished, out)
