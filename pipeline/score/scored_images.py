@@ -55,6 +55,7 @@ def match_sources(
     Raises:
         UsageError: see ``build_shard_truths``; a source lacks an image that another has.
     """
+    log = _once(log)
     matched = [_match(source, tuning_sources, truth, tuning_truth, subset, log) for source in sources]
     if len(sources) == 1:
         return matched
@@ -64,6 +65,18 @@ def match_sources(
     if common is truth and tuning is tuning_truth:
         return matched
     return [_match(source, tuning_sources, common, tuning, True, lambda line: None) for source in sources]
+
+
+def _once(log: Log) -> Log:
+    """Return a log of the lines that are new: sources of the same images share the faults of their truth."""
+    said: set[str] = set()
+
+    def log_new(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            log(line)
+
+    return log_new
 
 
 def _match(

@@ -17,6 +17,7 @@ from pipeline.score import open_source, score
 from pipeline.score.aggregate import WEIGHTS
 from pipeline.score.box_metrics import largest_boxes, resize_boxes
 from pipeline.score.counters import bootstrap_group, tuning_rank
+from pipeline.score.scored_images import match_sources
 from pipeline.score.sources import AtlasSource
 from pipeline.store import Atlas
 from pipeline.truth import TruthSet, read_truth
@@ -46,6 +47,22 @@ def compared(atlas: Atlas, truth: TruthSet, folder: Path, tmp_path_factory: pyte
     assert table.schema == LOCALIZATION
     assert pq.read_table(out / "localization.parquet").equals(table)
     return out
+
+
+def test_what_is_unlikely_about_the_truth_of_two_sources_is_said_once(
+    atlas: Atlas, world: SyntheticDataset, tmp_path: Path
+) -> None:
+    def add_a_class(content: dict) -> None:
+        first(12)(content)
+        content["annotations"].append(content["annotations"][0] | {"id": 999, "category_id": 99})
+
+    truth = read_truth(change(world, tmp_path, add_a_class))
+    said: list[str] = []
+    sources = [AtlasSource.of(atlas, "label", ["center"], name) for name in ("a", "b")]
+    match_sources(sources, {}, truth, None, True, said.append)
+    assert [line.partition(" in ")[0] for line in said if "classes" in line] == [
+        "1 image has objects of several classes"
+    ]
 
 
 def rows_by_name(out: Path) -> dict[tuple[str | None, str], dict]:
