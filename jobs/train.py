@@ -262,7 +262,7 @@ def _train(spec: TrainSpec, line: str, address: str | None, json_: bool) -> Arti
             if bars.disable and step % max(1, spec.steps // 20) == 0:
                 echo(f"step {step} of {spec.steps}: {text}", err=True)
 
-        artifact = train_explainer(spec, show_step, address)
+        artifact = train_explainer(spec, show_step, address, output.print_note)
     metrics = artifact.metrics
     if json_:
         output.print_json(

@@ -1,6 +1,6 @@
 """Sources of training masks: annotation files, or pseudo-masks of an atlas."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from pipeline.label.refine import pin_checkpoint
 from pipeline.read import DecodedSample, PreprocessConfig
 from pipeline.store import Atlas
 from pipeline.truth import read_truth
+from pipeline.truth.truth_faults import TruthFaults
 from schemas.errors import UsageError
 from schemas.labels import LabelStatus
 from schemas.layout import Flag
@@ -116,6 +117,17 @@ class TruthMaskSource:
 
     def __contains__(self, key: object) -> bool:
         return self._truths.find_annotated(str(key)) is not None
+
+    def describe_faults(self) -> Iterator[str]:
+        """Yield each sign that the truth means something else than its format says, by its classes and sized boxes.
+
+        Masks are not decoded, since not all need be of training images.
+        """
+        faults = TruthFaults()
+        for truth in self._truths.by_key.values():
+            if len(truth.categories) > 1 or len(truth.written_boxes):
+                faults.add(truth, truth)
+        return faults.describe(self._truths.name)
 
     def find(self, shard: str, sample: DecodedSample) -> MaskTarget | None:
         truth = self._truths.find(sample.key)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from pipeline.explain.load import absolute_model_spec, load_model
 from pipeline.explain.method import constant_probability_fault
 from pipeline.explain.semantic_maps import class_token_fault
 from pipeline.read import count_disjoint, resolve_pattern
-from pipeline.train.mask_sources import PseudoMaskSource, open_held_out_masks, open_mask_source
+from pipeline.train.mask_sources import PseudoMaskSource, TruthMaskSource, open_held_out_masks, open_mask_source
 from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.run import RunSpec
@@ -49,8 +50,12 @@ class PreparedTraining:
         return sha256(json.dumps(self.identity, sort_keys=True).encode())
 
 
-def prepare_training(spec: TrainSpec) -> PreparedTraining:
+def prepare_training(spec: TrainSpec, log: Callable[[str], None] = lambda line: None) -> PreparedTraining:
     """Validate a training and count the samples of its shards.
+
+    Args:
+        spec: training.
+        log: called with each sign that the truth of masks means something else than its format says.
 
     Raises:
         UsageError: model, shards, masks or output are invalid, or do not match.
@@ -67,7 +72,11 @@ def prepare_training(spec: TrainSpec) -> PreparedTraining:
     if isinstance(source, PseudoMaskSource):
         source.check_shards(shards)
     held_out_masks = open_held_out_masks(mask_spec, spec.grouping, spec.applied_exif)
-    masks = tuple(masks.description for masks in (source, held_out_masks) if masks)
+    sources = [each for each in (source, held_out_masks) if each]
+    truths = [each for each in sources if isinstance(each, TruthMaskSource)]
+    for line in dict.fromkeys(line for each in truths for line in each.describe_faults()):
+        log(line)
+    masks = tuple(each.description for each in sources)
     loaded = load_model(spec.model)
     if fault := constant_probability_fault(loaded.transformer):
         raise UsageError(f"{spec.model.head}: gives nothing to learn: {fault}")

@@ -1,5 +1,6 @@
 """Training of a learned method on shards, on one or several processes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,13 +14,19 @@ from schemas.errors import UsageError
 from schemas.training import TrainSpec
 
 
-def train_explainer(spec: TrainSpec, progress: ProgressCallback, address: str | None = None) -> ArtifactRecord:
+def train_explainer(
+    spec: TrainSpec,
+    progress: ProgressCallback,
+    address: str | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> ArtifactRecord:
     """Train a learned method; see ``fit`` for the written files. A finished training is not repeated.
 
     Args:
         spec: training.
         progress: called after each step.
         address: address of the Ray cluster, if there are several workers.
+        log: see ``prepare_training``.
 
     Returns:
         Record of the artifact, with its metrics.
@@ -28,7 +35,7 @@ def train_explainer(spec: TrainSpec, progress: ProgressCallback, address: str | 
         UsageError: see ``prepare_training``, or the output is of another training; nothing has been written then.
         RunFailedError: see ``fit``.
     """
-    prepared = prepare_training(spec)
+    prepared = prepare_training(spec, log)
     out = prepared.spec.out
     if Path(out).exists():
         record = read_artifact(out).record

@@ -64,11 +64,13 @@ class TruthFaults:
 
         Args:
             truth: as it was read.
-            sized: the same, with the size of the image that its coordinates are of.
+            sized: the same, with the size of the image that its coordinates are of; without one its boxes say nothing.
         """
         self._mixed += len(truth.categories) > 1
         if not len(boxes := truth.written_boxes):
             self._add_mask(truth)
+            return
+        if sized.size is None:
             return
         ends, sizes = boxes[:, 2:] + 1, np.array([sized.size], np.float64)
         self._images += 1

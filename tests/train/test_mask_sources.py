@@ -16,11 +16,12 @@ from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from pipeline.train.mask_sources import MaskTarget, PseudoMaskSource, open_mask_source, open_truth_masks
+from pipeline.train.prepare_training import prepare_training
 from schemas.errors import UsageError
 from schemas.policy import LabelFilter, Pamr, Policy, Threshold
 from schemas.run import ModelSpec, RunSpec
 from schemas.shard_record import ShardRecord
-from schemas.training import MaskSpec
+from schemas.training import MaskSpec, PatchMaskSettings, TrainSpec
 
 FRAME = PreprocessConfig(48, 32, "bicubic", "squash", 1.0, "center")
 
@@ -87,6 +88,25 @@ def test_boxes_of_files_that_say_no_sizes_are_cut_to_the_picture(sample: Decoded
     assert known.mask[10:20, 5:].all()
     assert known.mask.sum() == 10 * 36
     assert known.to_planes(sample, FRAME).shape == (2, 32, 48)
+
+
+def test_a_training_says_what_is_unlikely_about_its_truth(tmp_path: Path, checkpoint: ModelSpec) -> None:
+    box = {"bbox": [5, 10, 25, 10]}
+    said: list[str] = []
+    shard, held_out = (str(write_tar(tmp_path / f"{first}.tar", samples(2, first))) for first in (0, 1))
+    for annotations in ([box, box], [box, box | {"category_id": 2}]):
+        truth = coco(tmp_path, *annotations)
+        spec = TrainSpec(
+            shards=(shard,),
+            held_out=(held_out,),
+            model=checkpoint,
+            masks=MaskSpec(truth=truth),
+            settings=PatchMaskSettings(),
+            out=str(tmp_path / "pm.safetensors"),
+            steps=1,
+        )
+        prepare_training(spec, said.append)
+    assert [line.partition(" in ")[0] for line in said] == ["1 image has objects of several classes"]
 
 
 def test_pseudo_masks_are_not_taken_for_truth(tmp_path: Path) -> None:
