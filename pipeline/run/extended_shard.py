@@ -45,7 +45,7 @@ class ExtendedShard:
         for place, target in enumerate(part.spec.target_names):
             if target in (*targets, "predicted"):
                 self._class_ids[:, place] = class_ids(read.samples, target, targets).fill_null(-1).to_numpy()
-        self._count = len(targets)
+        self._count, self._first, self._methods = len(targets), targets[0], tuple(part.methods)
 
     def read_file(self, shard: ShardRecord) -> ShardRecord:
         """Return the shard with what is known of the file that the atlas has read, which may not be the planned one."""
@@ -136,6 +136,14 @@ class ExtendedShard:
                 if name not in self._arrays:
                     self._arrays[name] = self._maps.array(name)
                 slots[name][ordinal, places] = self._arrays[name][ordinal, earlier]
+
+    @property
+    def drift(self) -> dict[str, float]:
+        """Errors of half precision of the maps that may be copied, by method, see ``CommitRecord.drift``."""
+        if not self._adds_targets:
+            return {}
+        known = {name: self._maps.commit_of(name, self._first).drift for name in self._methods}
+        return {name: of_commit[name] for name, of_commit in known.items() if name in of_commit}
 
     def _added_columns(self, row: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
         """Return the columns of a sample that further targets change; what is known of the others stays."""

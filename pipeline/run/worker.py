@@ -194,8 +194,9 @@ class Worker:
             )
         if self.extended_shard:
             self.extended_shard.check_count(len(writer.rows), whole=True)
-        writer.source = self.source
-        writer.drift, writer.token_norms = writer.drift or self.drift, writer.token_norms or self.token_norms
+        copied = self.extended_shard.drift if self.extended_shard else {}
+        writer.source, writer.drift = self.source, writer.drift or copied | self.drift
+        writer.token_norms = writer.token_norms or self.token_norms
         return writer.commit(self.timer.seconds(), attempt, socket.gethostname(), self.versions)
 
     def explain(

@@ -332,6 +332,23 @@ def test_the_prediction_is_that_of_the_atlas_where_another_machine_predicts_anot
     same_atlas(extend_targets(str(finished), ["predicted"], INLINE), Atlas.open(made.path("both")))
 
 
+def test_copied_maps_in_half_precision_keep_their_known_error(made: World, tmp_path: Path) -> None:
+    """All are copied where every label is the prediction."""
+    predicted = Atlas.open(made.path("before")).samples_with_maps(["prediction"])["prediction"].to_pylist()
+    images = [member for member in SHARDS[0] if member[0].endswith(".jpg")]
+    labels = [
+        (name.replace(".jpg", ".cls"), b"%d" % label) for (name, _), label in zip(images, predicted, strict=False)
+    ]
+    write_tar(tmp_path / "a.tar", [member for pair in zip(images, labels, strict=True) for member in pair])
+    changes = {"shards": (f"{tmp_path}/a.tar",), "precision": "bfloat16"}
+    for name, targets in (("one", ("label",)), ("both", ("label", "predicted"))):
+        plan(made.spec.model_copy(update=changes | {"targets": targets}), str(tmp_path / name))
+        run(str(tmp_path / name), INLINE)
+    atlas, both = extend_targets(str(tmp_path / "one"), ["predicted"], INLINE), Atlas.open(str(tmp_path / "both"))
+    errors = [each.shard("a").commit_of("legrad", "predicted").drift["legrad"] for each in (atlas, both)]
+    assert errors[0] == errors[1] > 0
+
+
 @pytest.mark.usefixtures("computed_once")
 @pytest.mark.parametrize("step", [60, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_crash_at_any_moment_is_mended(
