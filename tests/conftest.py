@@ -130,6 +130,15 @@ def without_plots() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_terminal() -> Iterator[None]:
+    """Print as into a file, whatever the terminal of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"):
+            patched.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture
 def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work on several shards goes to two processes."""
@@ -142,7 +151,6 @@ def vitatlas(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["vitatlas", *map(str, arguments)])
-        monkeypatch.delenv("COLUMNS", raising=False)  # of the terminal of whoever runs the tests
         monkeypatch.setattr("jobs.cli.bound_exit", lambda code: None)  # this process goes on
         with pytest.raises(SystemExit) as stopped:
             main()
