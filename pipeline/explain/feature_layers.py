@@ -224,6 +224,14 @@ def reads_mean(model: nn.Module, layer: FeatureLayer) -> bool:
     return _are_equal(model, logits, of_mean) and _are_equal(model, logits, of_prefix)
 
 
+def returns_output_of(model: nn.Module, path: str, layer: FeatureLayer) -> bool:
+    """Return whether ``forward_head`` runs a module once and returns its output as it is, by trying on random features."""
+    outputs: list[Tensor] = []
+    with model.get_submodule(path).register_forward_hook(lambda *call: outputs.append(call[2].clone())):
+        logits = _read(model, layer, _random_features(model, layer))
+    return len(outputs) == 1 and torch.equal(outputs[0].flatten(1).double(), logits)
+
+
 def is_linear(model: nn.Module, layer: FeatureLayer) -> bool:
     """Return whether a ``forward_head`` that reads the mean is linear, but for a constant, by trying on random ones."""
     features = _random_features(model, replace(layer, grid=(1, 1)))

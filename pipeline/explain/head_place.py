@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.explain.description import general_fault, stated_size
-from pipeline.explain.feature_layers import NoFeatureGrid, find_features, reads_mean
+from pipeline.explain.feature_layers import NoFeatureGrid, find_features, reads_mean, returns_output_of
 from pipeline.explain.head_modules import BehindFlatten, TokenAndMean
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.module_classes import NETWORKS, base_class
@@ -83,6 +83,8 @@ def find_place(model: Any) -> HeadPlace:
         is_meta = next(model.parameters()).is_meta
         if not is_meta and not reads_mean(model, layer):
             raise refuse(f"its classifier does not read the mean of the last features{_pooling(model)}")
+        if not is_meta and not returns_output_of(model, path, layer):
+            raise refuse(f"its logits are not the output of its classifier {path}, but made of it by further code")
     shape = run.outputs.get(path, ())
     if len(shape) != 2 and shape[2:] != (1, 1):
         raise refuse(f"its classifier {path} does not run once, on the mean of the features")

@@ -104,6 +104,26 @@ class Named(Unnamed):
         return self.fc
 
 
+class Rescaled(Named):
+    """One that changes the logits behind its classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pretrained_cfg = {"input_size": (3, 32, 32)}
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Compute [B, 4, h, w]."""
+        return self.body(images)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Compute logits."""
+        return self.fc(features.mean((2, 3))).mul_(2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits."""
+        return self.forward_head(self.forward_features(images))
+
+
 class Derived(VisionTransformer):
     """A network whose code may be any."""
 
@@ -127,6 +147,7 @@ def resnet(**arguments: Any) -> nn.Module:
         (lambda: Derived(64, depth=1, embed_dim=32, num_heads=2, global_pool="avg"), {}, "a class derived from one"),
         (Unnamed, {}, "it has no get_classifier"),
         (Named, {}, "it has no forward_head"),
+        (Rescaled, {}, "its logits are not the output of its classifier fc, but made of it by further code"),
         (resnet, {"read_out": "token"}, "it reads out the mean of its last features; the head was made for token"),
         (resnet, {"input_width": 31}, "its features are 32 wide; the head was made for 31"),
         (resnet, {"backbone_sha256": "sha256:" + 64 * "0"}, "the head was made for the backbone"),
