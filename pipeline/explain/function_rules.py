@@ -16,9 +16,8 @@ An activation is a tensor that depends on the images. Of a function that takes n
 A further function is one decorated function here; a network made of functions with rules needs nothing.
 """
 
-import inspect
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -27,6 +26,7 @@ from timm.models.efficientvit_mit import LiteMLA
 from torch import Tensor, nn
 
 from pipeline.explain.linear_rules import bias_tap, linear_call, merge_batch_norm, note_use
+from pipeline.explain.overwriting import out_of_place
 from pipeline.explain.relevance_rules import (
     ACTIVATIONS,
     Activation,
@@ -79,7 +79,7 @@ def call_by_rule(state: RuleState, func: Any, args: tuple[Any, ...], kwargs: dic
     inputs = list(activations((args, kwargs)))
     if not inputs:
         return func(*args, **kwargs)
-    func, args, kwargs = _out_of_place(func, args, kwargs)
+    func, args, kwargs = out_of_place(func, args, kwargs)
     result = _RULES.get(func, _without_rule)(state, func, *args, **kwargs)
     if func is not F.batch_norm and tensors(result):
         for each in inputs:
@@ -108,49 +108,6 @@ def tensors(value: Any) -> list[Tensor]:
 def function_name(func: Any) -> str:
     """Return the name of a function, as one would write it."""
     return str(getattr(func, "__name__", func))
-
-
-# -- functions that overwrite their input
-
-_OUT_OF_PLACE: dict[Any, Any] = {
-    **dict.fromkeys((Tensor.__iadd__, Tensor.add_), torch.add),
-    **dict.fromkeys((Tensor.__isub__, Tensor.sub_), torch.sub),
-    **dict.fromkeys((Tensor.__imul__, Tensor.mul_), torch.mul),
-    **dict.fromkeys((Tensor.__itruediv__, Tensor.div_), torch.div),
-    **dict.fromkeys((Tensor.relu_, torch.relu_), torch.relu),
-    Tensor.sigmoid_: torch.sigmoid,
-    Tensor.tanh_: torch.tanh,
-}
-
-
-def overwrites(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Return whether a call overwrites its first argument."""
-    if func in _OUT_OF_PLACE:
-        return True
-    signature = _signature(func)
-    return signature is not None and bool(signature.bind(*args, **kwargs).arguments.get("inplace", False))
-
-
-def _out_of_place(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return the function that gives the same value and overwrites nothing, with its arguments.
-
-    Rules keep inputs and outputs, which must stay what they are.
-    """
-    signature = _signature(func)
-    if signature is not None:
-        bound = signature.bind(*args, **kwargs)
-        bound.arguments.pop("inplace", None)
-        return func, bound.args, bound.kwargs
-    return _OUT_OF_PLACE.get(func, func), args, kwargs
-
-
-@cache
-def _signature(func: Any) -> inspect.Signature | None:
-    """Return the signature of a function that has an option ``inplace``; None for every other one."""
-    if not inspect.isfunction(func):
-        return None
-    signature = inspect.signature(func)
-    return signature if "inplace" in signature.parameters else None
 
 
 def _without_rule(state: RuleState, func: Any, *args: Any, **kwargs: Any) -> Any:

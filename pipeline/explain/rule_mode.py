@@ -18,9 +18,9 @@ from pipeline.explain.function_rules import (
     call_by_rule,
     function_name,
     kind_of,
-    overwrites,
     tensors,
 )
+from pipeline.explain.overwriting import overwrites
 from pipeline.explain.relevance_rules import RuleState
 from schemas.errors import UnsupportedModel
 
