@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from explicit import assert_equal
-from support import SHORT, images_for, small_vit
+from support import SHORT, artifact_record, images_for, small_vit
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
@@ -20,7 +20,6 @@ from pipeline.explain import LeGrad, UnsupportedMethod, UnsupportedModel, descri
 from pipeline.explain.artifacts import write_artifact
 from pipeline.explain.attribution.learned import LearnedMethod
 from pipeline.explain.load import weights_hash
-from schemas.artifacts import ArtifactRecord
 
 TARGETS = torch.tensor([[1, 4], [2, 2]])
 LEARNED = {name for name, method in methods.items() if issubclass(method, LearnedMethod)}
@@ -380,19 +379,7 @@ def test_the_weights_are_hashed_at_most_once_and_only_for_methods_that_were_trai
     model = small_vit()
     explain(model, images_for(model, 1), 3, [LeGrad(), "attention", "gradcam"])
     assert not hashed
-    record = ArtifactRecord(
-        method="pm",
-        provenance="",
-        model="small",
-        weights=weights_hash(model),
-        settings={},
-        shards=(),
-        steps=1,
-        batch_size=1,
-        seed=0,
-        metrics={},
-    )
-    write_artifact(tmp_path / "pm.safetensors", model.state_dict(), record)
+    write_artifact(tmp_path / "pm.safetensors", model.state_dict(), artifact_record(model, "pm"))
     explain(model, images_for(model, 1), 3, ["attention", f"pm:artifact={tmp_path / 'pm.safetensors'}", "gradcam"])
     assert hashed == [model]
 
