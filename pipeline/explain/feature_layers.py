@@ -225,7 +225,7 @@ def reads_mean(model: nn.Module, layer: FeatureLayer) -> bool:
 
 
 def returns_output_of(model: nn.Module, path: str, layer: FeatureLayer) -> bool:
-    """Return whether ``forward_head`` runs a module once and returns its output as it is, by trying on random features."""
+    """Return whether ``forward_head`` runs a module once and returns its output, by trying on random features."""
     outputs: list[Tensor] = []
     with model.get_submodule(path).register_forward_hook(lambda *call: outputs.append(call[2].clone())):
         logits = _read(model, layer, _random_features(model, layer))

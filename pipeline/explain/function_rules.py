@@ -89,34 +89,48 @@ def call_by_rule(state: RuleState, func: Any, args: tuple[Any, ...], kwargs: dic
 
 def activations(value: Any) -> Iterator[Tensor]:
     """List the tensors that depend on the images in a value, a list, or a dictionary, at any depth."""
-    if isinstance(value, Tensor):
-        if value.requires_grad:
-            yield value
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from activations(part)
-    elif isinstance(value, dict):
-        yield from activations(list(value.values()))
+    return (each for each in _parts(value) if isinstance(each, Tensor) and each.requires_grad)
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """List the tensors of what a function returned."""
-    parts = value if isinstance(value, tuple | list) else [value]
-    return [part for part in parts if isinstance(part, Tensor)]
+    """List the tensors in a value, a list, or a dictionary, at any depth."""
+    return [each for each in _parts(value) if isinstance(each, Tensor)]
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    if isinstance(value, tuple | list):
+        for part in value:
+            yield from _parts(part)
+    elif isinstance(value, dict):
+        yield from _parts(list(value.values()))
+    else:
+        yield value
+
+
+def numbers(value: Any) -> list[Any]:
+    """List the numbers in what a function returned, and its tensors of numbers; integers are positions and sizes."""
+    return [
+        each
+        for each in _parts(value)
+        if isinstance(each, float | complex)
+        or (isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex()))
+    ]
 
 
 def function_name(func: Any) -> str:
     """Return the name of a function, as one would write it."""
-    return str(getattr(func, "__name__", func))
+    name = str(getattr(func, "__name__", func))
+    return str(func.__self__.__name__) if name in ("__get__", "__set__") else name
 
 
 def _without_rule(state: RuleState, func: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call a function that returns no tensor of numbers, such as a shape or a comparison; refuse every other one."""
+    """Call a function that returns a shape, a comparison, or else no numbers; refuse every other one."""
     name = function_name(func)
     changes = name.endswith("_") and not name.endswith("__") and name != "_"
-    if not changes and name != "__setitem__" and "out" not in kwargs:
+    changes |= getattr(func, "__name__", "") in ("__setitem__", "__set__")
+    if not changes and "out" not in kwargs:
         result = func(*args, **kwargs)
-        if not isinstance(result, float | complex) and not any(each.is_floating_point() for each in tensors(result)):
+        if not numbers(result):
             return result
     raise NoRule(f"calls {name}")
 
@@ -131,11 +145,11 @@ CREATE = (
 
 _ORDINARY = (
     *("add", "sub", "subtract", "neg", "sum", "mean", "cat", "concat", "concatenate", "stack"),
-    *("reshape", "view", "view_as", "reshape_as", "flatten", "unflatten", "permute", "transpose", "movedim", "t"),
-    *("squeeze", "unsqueeze", "expand", "expand_as", "repeat", "repeat_interleave", "chunk", "split", "unbind"),
+    *("reshape", "view", "flatten", "unflatten", "permute", "transpose", "movedim", "t"),
+    *("squeeze", "unsqueeze", "expand", "repeat", "repeat_interleave", "chunk", "split", "unbind"),
     *("tensor_split", "roll", "flip", "narrow", "select", "index_select", "gather", "take_along_dim", "swapaxes"),
     *("index_copy", "index_add", "slice_scatter"),
-    *("contiguous", "clone", "to", "float", "double", "half", "type", "type_as", "bfloat16", "unfold", "masked_select"),
+    *("contiguous", "clone", "to", "float", "double", "half", "type", "bfloat16", "unfold", "masked_select"),
     *("relu", "abs", "amax", "amin", "max", "min", "maximum", "minimum", "dropout", "masked_fill", "where", "cumsum"),
     *("__add__", "__radd__", "__sub__", "__rsub__", "rsub", "__neg__", "__getitem__", "positive", "adjoint"),
     *("detach", "requires_grad_"),  # of methods; in a network the check refuses what has no gradient
@@ -146,7 +160,7 @@ _ORDINARY_OF_LAYERS = (
     *("pad", "interpolate", "upsample", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"),
     *("max_pool2d", "_max_pool2d", "max_pool2d_with_indices", "adaptive_max_pool2d", "_adaptive_max_pool2d"),
     *("adaptive_max_pool2d_with_indices", "_adaptive_max_pool2d_with_indices", "fold", "unfold", "pixel_shuffle"),
-    *("pixel_unshuffle", "relu", "leaky_relu", "prelu", "dropout", "dropout2d", "channel_shuffle"),
+    *("pixel_unshuffle", "relu", "leaky_relu", "dropout", "dropout2d", "channel_shuffle"),
 )
 """Names of functions of ``torch.nn.functional``, likewise."""
 
@@ -164,6 +178,11 @@ def _ordinary(state: RuleState, func: Any, *args: Any, **kwargs: Any) -> Any:
     return _of_kind_of(func(*args, **kwargs), args, kwargs)
 
 
+@_rule(Tensor.view_as, Tensor.reshape_as, Tensor.expand_as, Tensor.type_as)
+def _shape_as(state: RuleState, func: Any, x: Tensor, other: Tensor) -> Any:
+    return _of_kind_of(func(x, other), x)
+
+
 def _of_kind_of(result: Any, *arguments: Any) -> Any:
     """Give a result the kind of the activations that it was computed from, where all have the same one."""
     kinds = {kind_of(each) for each in activations(arguments)}
@@ -171,6 +190,13 @@ def _of_kind_of(result: Any, *arguments: Any) -> Any:
         for each in tensors(result):
             _mark(each, kind)
     return result
+
+
+def loses_kind(func: Any, inputs: list[Tensor], result: Any) -> bool:
+    """Return whether a function takes weights of attention or a gate for values, and not as a factor of some."""
+    if _RULES.get(func) in (_product, _einsum, _quotient):
+        return False
+    return any(map(kind_of, inputs)) and not all(map(kind_of, numbers(result)))
 
 
 def kind_of(x: Tensor) -> Kind | None:
@@ -190,27 +216,25 @@ def _mark(x: Tensor, kind: Kind) -> Tensor:
 @_rule(torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__)
 def _product(state: RuleState, func: Any, first: Any, second: Any) -> Any:
     """Share the relevance of a product of two activations."""
-    return (
-        func(*_shared(state, first, second))
-        if _both(first, second)
-        else _of_kind_of(func(first, second), first, second)
-    )
+    return _shared(state, func, first, second)
 
 
-def _both(first: Any, second: Any) -> bool:
-    return all(any(True for _ in activations(each)) for each in (first, second))
+def _shared(state: RuleState, product: Any, first: Any, second: Any) -> Any:
+    """Compute a product of two factors, of which each gets its share of the gradient.
 
-
-def _shared(state: RuleState, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the factors of a product, with their shares of its gradient."""
+    A product of weights of attention, or of gates, is one again.
+    """
+    if not all(any(True for _ in activations(each)) for each in (first, second)):
+        return _of_kind_of(product(first, second), first, second)
     kinds = kind_of(first), kind_of(second)
-    if (kinds[0] is None) == (kinds[1] is None):
-        return state.scaled(first, lambda rules: 0.5), state.scaled(second, lambda rules: 0.5)
-    if kinds[0] is None:
-        return tuple(reversed(_shared(state, second, first)))  # type: ignore[return-value]
-    if kinds[0] == "gate":
-        return first, second
-    return state.scaled(first, lambda rules: rules.attention), state.scaled(second, lambda rules: 1 - rules.attention)
+    if "gate" not in kinds:
+        weights = [lambda rules: rules.attention, lambda rules: 1 - rules.attention]
+        shares = weights if kinds[1] is None else weights[::-1]
+        if kinds[0] == kinds[1]:
+            shares = [lambda rules: 0.5] * 2
+        first, second = state.scaled(first, shares[0]), state.scaled(second, shares[1])
+    result: Tensor = product(first, second)
+    return result if None in kinds else _mark(result, "attention" if "attention" in kinds else "gate")
 
 
 @_rule(torch.einsum)
@@ -219,8 +243,8 @@ def _einsum(state: RuleState, func: Any, equation: Any, *operands: Any) -> Any:
         operands = tuple(operands[0])
     if not isinstance(equation, str) or len(operands) > 2:
         raise NoRule("calls einsum of more than two tensors")
-    if len(operands) == 2 and _both(*operands):
-        return func(equation, *_shared(state, *operands))
+    if len(operands) == 2:
+        return _shared(state, partial(func, equation), *operands)
     return _of_kind_of(func(equation, *operands), operands)
 
 
@@ -285,6 +309,7 @@ def _layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """Rule of layer norm, which runs in float32 under autocast."""
+    _require_constant(func, weight, bias)
     kind = x.device.type
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         x = x.float()
@@ -300,6 +325,7 @@ def _rms_norm(
     weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Tensor:
+    _require_constant(func, weight)
     shape = list(normalized_shape)
     by_rule = partial(rms_norm_gradient, shape=shape, weight=weight, eps=eps)
     result: Tensor = WithRule.apply(state, lambda x: func(x, shape, weight, eps), by_rule, x)
@@ -316,6 +342,7 @@ def _group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
+    _require_constant(func, weight, bias)
     by_rule = partial(group_norm_gradient, groups=num_groups, weight=weight, eps=eps)
     result: Tensor = WithRule.apply(state, lambda x: func(x, num_groups, weight, bias, eps), by_rule, x)
     return result
@@ -329,7 +356,7 @@ def _normalize(
 
     With the ordinary gradient the relevance of a similarity would be 0: it does not depend on the length of x.
     """
-    return x / state.constant(x.norm(p, dim, keepdim=True).clamp_min(eps))
+    return _of_kind_of(x / state.constant(x.norm(p, dim, keepdim=True).clamp_min(eps)), x)
 
 
 # -- activation functions, linear layers
@@ -341,16 +368,30 @@ def _activation(state: RuleState, func: Any, x: Tensor, *options: Any, **named: 
     return result
 
 
+@_rule(F.prelu)
+def _prelu(state: RuleState, func: Any, x: Tensor, weight: Tensor) -> Any:
+    _require_constant(func, weight)
+    return _of_kind_of(func(x, weight), x)
+
+
+def _require_constant(func: Any, *weights: Tensor | None) -> None:
+    """Refuse weights that are computed with a graph: rules pass all relevance to the input."""
+    if any(weight is not None and weight.grad_fn is not None for weight in weights):
+        raise NoRule(f"calls {function_name(func)} with weights that depend on the image")
+
+
 @_rule(F.linear, F.conv1d, F.conv2d)
 def _linear(
     state: RuleState, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *options: Any
 ) -> Tensor:
     if weight.requires_grad:
         raise NoRule(f"calls {function_name(func)} with weights that depend on the image")
-    if "same" in options:
-        raise NoRule(f"calls {function_name(func)} with padding='same'")
+    for padding in options:
+        if isinstance(padding, str):
+            raise NoRule(f"calls {function_name(func)} with padding={padding!r}")
     if not state.keeps_gamma:
         return _of_kind_of(_with_bias(state, func(x, weight, bias, *options), bias), x)
+    _require_constant(func, bias)
     in_attention, is_layer = state.in_attention, func is F.linear
 
     def gamma() -> float:
@@ -378,6 +419,7 @@ def _batch_norm(
     """Rule of batch norm in evaluation mode: a linear function of each channel, merged with a convolution before it."""
     if training or running_mean is None or running_var is None:
         raise NoRule("calls batch_norm with statistics of the batch")
+    _require_constant(func, weight, bias)
 
     def norm(x: Tensor) -> Tensor:
         result: Tensor = func(x, running_mean, running_var, weight, bias, False, momentum, eps)

@@ -105,7 +105,10 @@ ACTIVATIONS: dict[Any, tuple[float, Callable[..., Tensor]]] = {
     F.silu: (0.5, lambda gradient, x, output: _aten.silu_backward(gradient, x)),
     F.mish: (0.6, lambda gradient, x, output: _aten.mish_backward(gradient, x)),
     F.hardswish: (0.5, lambda gradient, x, output: _aten.hardswish_backward(gradient, x)),
-    F.hardtanh: (0.0, lambda gradient, x, output, *limits: _aten.hardtanh_backward(gradient, x, *limits)),
+    F.hardtanh: (
+        0.0,
+        lambda gradient, x, output, min_val=-1.0, max_val=1.0: _aten.hardtanh_backward(gradient, x, min_val, max_val),
+    ),
     F.relu6: (0.0, lambda gradient, x, output: _aten.hardtanh_backward(gradient, x, 0.0, 6.0)),
     **dict.fromkeys(
         (torch.tanh, Tensor.tanh), (1.0, lambda gradient, x, output: _aten.tanh_backward(gradient, output))

@@ -18,6 +18,8 @@ from pipeline.explain.function_rules import (
     call_by_rule,
     function_name,
     kind_of,
+    loses_kind,
+    numbers,
     tensors,
 )
 from pipeline.explain.overwriting import overwrites
@@ -121,7 +123,9 @@ class RuleCheck(RuleMode):
 
     def finish(self, logits: Tensor) -> str | None:
         """Return the fault, if there is one, of a run that gave these logits."""
-        if not self.fault and logits.grad_fn not in self._known:
+        if not self.fault and self._is_overwritten(logits):
+            self.fault = "its logits are a tensor that it has overwritten"
+        elif not self.fault and logits.grad_fn not in self._known:
             self.fault = "its logits are made by code that is no function of torch"
         elif not self.fault and kind_of(logits):
             self.fault = "its logits are the output of a softmax or of a sigmoid, which takes all relevance"
@@ -132,15 +136,20 @@ class RuleCheck(RuleMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         inputs = list(activations((args, kwargs)))
-        if self.fault or not inputs:
-            return func(*args, **kwargs)
-        try:
-            return self._call(func, inputs, args, kwargs)
-        except NoRule as fault:
-            self.fault = self._described(str(fault))
-        except (TypeError, ValueError, RuntimeError, NotImplementedError):
-            self.fault = self._described(f"calls {function_name(func)} in a way that its rule does not cover")
-        return func(*args, **kwargs)
+        if not self.fault and inputs:
+            try:
+                return self._call(func, inputs, args, kwargs)
+            except NoRule as fault:
+                self.fault = self._described(str(fault))
+            except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+                # Either the arguments are none that the rule takes, or the function does not take them itself: then
+                # the call below raises it again.
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                self.fault = self._described(f"uses {function_name(func)} as its rule does not cover ({reason})")
+        result = func(*args, **kwargs)
+        if not self.fault and tensors(result) and any(map(self._is_overwritten, tensors((args, kwargs)))):
+            self.fault = self._described("uses a tensor that it has overwritten")
+        return result
 
     def _as_attention(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         weights = super()._as_attention(module, args, output)
@@ -155,23 +164,27 @@ class RuleCheck(RuleMode):
 
     def _call(self, func: Any, inputs: list[Tensor], args: Any, kwargs: dict[str, Any]) -> Any:
         result = call_by_rule(self.state, func, args, kwargs)
-        numbers = [each for each in tensors(result) if each.is_floating_point()]
-        if not numbers:
+        if tensors(result) and any(map(self._is_overwritten, tensors((args, kwargs)))):
+            raise NoRule("uses a tensor that it has overwritten")
+        if not (found := numbers(result)):
             return result
-        for each in inputs:
-            if each.grad_fn is not None and each.grad_fn not in self._known:
-                raise NoRule("runs code that is no function of torch")
-            if each.untyped_storage()._cdata in self._overwritten:
-                raise NoRule("uses a tensor that it has overwritten")
-        if not any(each.requires_grad for each in numbers) and function_name(func) not in CREATE:
+        if any(each.grad_fn is not None and each.grad_fn not in self._known for each in inputs):
+            raise NoRule("runs code that is no function of torch")
+        takes_shape_only = function_name(func) in CREATE and not any(True for _ in activations((args[1:], kwargs)))
+        if not any(each.requires_grad for each in found) and not takes_shape_only:
             raise NoRule(f"calls {function_name(func)} without a gradient")
+        if loses_kind(func, inputs, result):
+            raise NoRule(f"calls {function_name(func)} of weights of attention or of a gate as if they were values")
         if func in _ATTENTION:
             self.attention[self._attention_path()] = None
         if overwrites(func, args, kwargs):
             storage = args[0].untyped_storage()
             self._overwritten[storage._cdata] = storage
-        self._known.update(each.grad_fn for each in numbers if each.grad_fn is not None)
+        self._known.update(each.grad_fn for each in found if each.grad_fn is not None)
         return result
+
+    def _is_overwritten(self, x: Tensor) -> bool:
+        return bool(self._overwritten) and x.untyped_storage()._cdata in self._overwritten
 
     def _attention_path(self) -> str:
         """Return the path of the module that called a softmax, by ``nn.Softmax`` or by itself."""

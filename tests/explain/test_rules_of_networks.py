@@ -1,5 +1,6 @@
 """Relevance through networks that are no plain vision transformers: what it sums to, and which networks have rules."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -130,12 +131,33 @@ def test_gates_and_divisors_are_constants_and_other_products_share_by_halves() -
     halves = gradient(lambda x, y: x * y, [x, y], LIBRA)
     assert torch.equal(halves[0], seed * y / 2)
     assert torch.equal(halves[1], seed * x / 2)
-    gated = gradient(lambda x, y: x * y.sigmoid(), [x, y], LIBRA)
+    gated = gradient(lambda x, y: x * y.sigmoid().expand_as(x), [x, y], LIBRA)
     assert torch.equal(gated[0], seed * y.sigmoid())
     assert not gated[1].any()
     divided = gradient(lambda x, y: x / (y * y + 1), [x, y], LIBRA)
     assert torch.equal(divided[0], seed / (y * y + 1))
     assert not divided[1].any()
+
+
+def test_a_product_of_gates_or_of_weights_of_attention_is_one_again() -> None:
+    random = torch.Generator().manual_seed(0)
+    x, y, v = (torch.randn(2, 4, 4, dtype=torch.float64, generator=random) for _ in range(3))
+
+    def of_gates(x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        return (x.sigmoid() * y.sigmoid()) * v
+
+    def of_weights(x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        return torch.einsum("bij,bjk->bik", x.softmax(-1), y.softmax(-1)) @ v
+
+    def of_both(x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        return (x.softmax(-1) * y.sigmoid()) @ v
+
+    for function, share in ((of_gates, 1.0), (of_weights, 0.5), (of_both, 0.5)):
+        (ordinary,) = gradient(lambda v, function=function: function(x, y, v), [v], LIBRA)
+        constant = gradient(function, [x, y, v], LIBRA)
+        assert torch.equal(constant[2], ordinary)
+        assert not constant[0].any() | constant[1].any()
+        assert torch.allclose(gradient(function, [x, y, v], ATTN_LRP)[2], share * ordinary, rtol=1e-12)
 
 
 def conv_and_norm() -> tuple[nn.Conv2d, nn.BatchNorm2d]:
@@ -246,6 +268,39 @@ def used_after_it_was_overwritten(x: Tensor) -> Tensor:
     return x + rows[:, :, None]
 
 
+def added_to_a_constant(x: Tensor) -> Tensor:
+    total = torch.zeros_like(x)
+    total.add_(x)
+    return x + total
+
+
+def compared_after_it_was_overwritten(x: Tensor) -> Tensor:
+    y = x + 1
+    y.sub_(1)
+    return x.masked_fill(y > 0, 0)
+
+
+def read_as_numbers(x: Tensor) -> Tensor:
+    return x + torch.tensor(x.tolist(), dtype=x.dtype)
+
+
+def with_other_numbers(x: Tensor) -> Tensor:
+    y = 2 * x
+    y.data = torch.ones_like(y)
+    return y
+
+
+def copied(x: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return x + x.new_tensor(x)
+
+
+def with_own_statistics(x: Tensor) -> Tensor:
+    zeros = torch.zeros_like(x[0, :, 0, 0])
+    return F.batch_norm(x, zeros, zeros + 1, bias=x.mean((0, 2, 3)))
+
+
 def without_gradient(x: Tensor) -> Tensor:
     with torch.no_grad():
         return x + 1
@@ -263,6 +318,24 @@ def without_gradient(x: Tensor) -> Tensor:
         (written_into, "calls __setitem__"),
         (lambda x: x.clamp_(0, 1), "calls clamp_"),
         (used_after_it_was_overwritten, "uses a tensor that it has overwritten"),
+        (added_to_a_constant, "uses a tensor that it has overwritten"),
+        (compared_after_it_was_overwritten, "uses a tensor that it has overwritten"),
+        (read_as_numbers, "calls tolist"),
+        (lambda x: x + x.data, "calls data"),
+        (with_other_numbers, "calls data"),
+        (copied, "calls new_tensor without a gradient"),
+        (lambda x: x**2, "calls pow, which has no relevance rule"),
+        (lambda x: F.conv2d(x, x.new_ones(6, 6, 1, 1), padding=0), "(TypeError: _linear() got an unexpected keyword"),
+        (lambda x: F.conv2d(x, x.new_ones(6, 6, 1, 1), None, 1, "valid"), "calls conv2d with padding='valid'"),
+        (lambda x: x + x.sigmoid(), "calls add of weights of attention or of a gate as if they were values"),
+        (lambda x: F.scaled_dot_product_attention(x, x, x.sigmoid()), "calls scaled_dot_product_attention of weights"),
+        (lambda x: F.layer_norm(x.softmax(-1), (8,)), "calls layer_norm of weights of attention"),
+        (lambda x: F.layer_norm(x, (8,), bias=x.mean((0, 1, 2))), "calls layer_norm with weights that depend"),
+        (lambda x: F.rms_norm(x, (8,), x.mean((0, 1, 2))), "calls rms_norm with weights that depend on the image"),
+        (lambda x: F.group_norm(x, 2, x.mean((0, 2, 3))), "calls group_norm with weights that depend on the image"),
+        (with_own_statistics, "calls batch_norm with weights that depend on the image"),
+        (lambda x: F.prelu(x, x.mean((0, 2, 3))), "calls prelu with weights that depend on the image"),
+        (lambda x: F.linear(x, x.new_ones(8, 8), x.mean((0, 1, 2))), "calls linear with weights that depend"),
         (lambda x: F.batch_norm(x, None, None, training=True), "batch_norm with statistics of the batch"),
         (lambda x: F.conv2d(x, x.mean((0, 2, 3)).expand(6, 6)[..., None, None]), "weights that depend on the image"),
         (lambda x: torch.einsum("bchw,bchw,bchw->bchw", x, x, x), "einsum of more than two tensors"),
@@ -288,6 +361,21 @@ def test_a_network_of_functions_with_rules_needs_no_class_to_be_known() -> None:
     maps = explain(model.double(), images, TARGETS, "cp_lrp:read=pixels")["cp_lrp_pixels"]
     logits = model(images).gather(1, TARGETS)
     assert torch.allclose(maps.sum((2, 3)), logits, rtol=1e-9)
+
+
+class Doubled(Small):
+    """One that overwrites its logits."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits."""
+        logits = super().forward(images)
+        logits.mul_(2)
+        return logits
+
+
+def test_a_network_that_overwrites_its_logits_is_refused() -> None:
+    described = describe(Doubled(F.relu), (32, 32))
+    assert described.missing[Requirement.LAYERS] == "its logits are a tensor that it has overwritten"
 
 
 @pytest.mark.parametrize("function", [nn.Softmax(1), nn.Sigmoid()])
