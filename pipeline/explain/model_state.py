@@ -39,8 +39,9 @@ _WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)
 
 def _refuse_hooks(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     for path, module in modules.items():
-        for kind in ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
-            for hook in getattr(module, kind).values():
+        hooks = module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks
+        for kind in filter(None, hooks):
+            for hook in kind.values():
                 if not isinstance(hook, _WEIGHT_HOOKS):
                     name = getattr(hook, "__qualname__", type(hook).__qualname__)
                     raise UnsupportedModel(
@@ -57,7 +58,7 @@ def _evaluation_state(model: nn.Module, modules: list[Any]) -> Iterator[None]:
     # To set an attribute of a module costs microseconds, so only those that differ are set.
     training = [module for module in modules if module.training]
     unfused = [module for module in modules if not vars(module).get("fused_attn", True)]
-    checkpointing = getattr(model, "grad_checkpointing", None)
+    checkpointing = [module for module in modules if vars(module).get("grad_checkpointing", False)]
     parameters = [p for module in modules for p in module._parameters.values() if p is not None]
     differentiated = [parameter for parameter in parameters if parameter.requires_grad]
     try:
@@ -65,8 +66,8 @@ def _evaluation_state(model: nn.Module, modules: list[Any]) -> Iterator[None]:
             module.training = False
         for module in unfused:
             module.fused_attn = True
-        if checkpointing:
-            model.grad_checkpointing = False  # type: ignore[assignment]
+        for module in checkpointing:
+            module.grad_checkpointing = False
         for parameter in differentiated:
             parameter.requires_grad_(False)
         device = parameters[0].device.type
@@ -77,7 +78,7 @@ def _evaluation_state(model: nn.Module, modules: list[Any]) -> Iterator[None]:
             module.training = True
         for module in unfused:
             module.fused_attn = False
-        if checkpointing:
-            model.grad_checkpointing = checkpointing
+        for module in checkpointing:
+            module.grad_checkpointing = True
         for parameter in differentiated:
             parameter.requires_grad_(True)

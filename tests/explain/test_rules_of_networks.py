@@ -97,6 +97,16 @@ def test_relevance_of_windowed_attention_is_that_of_the_written_out_rules(spec: 
     assert torch.allclose(maps[:, 0], expected, rtol=1e-9, atol=1e-11 * float(expected.abs().max()))
 
 
+def test_relevance_of_a_network_that_checkpoints_activations_is_the_same() -> None:
+    images, spec = random_images(), "cp_lrp:read=pixels:gamma=0.25"
+    model = small_network("swin_tiny_patch4_window7_224")
+    (expected,) = explain(model, images, TARGETS, spec).values()
+    model.set_grad_checkpointing(True)
+    (maps,) = explain(model, images, TARGETS, spec).values()
+    assert torch.equal(maps, expected)
+    assert all(module.grad_checkpointing for module in model.layers)
+
+
 def gradient(
     function: Callable[..., Tensor], inputs: list[Tensor], rules: Rules, model: nn.Module | None = None
 ) -> list[Tensor]:
