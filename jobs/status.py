@@ -1,7 +1,6 @@
 """``vitatlas status``."""
 
 from collections import Counter
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -100,16 +99,19 @@ def _describe(opened: "Atlas", limit: int) -> dict[str, Any]:
     norms: list[TokenNorms] = []
     drift: dict[str, float] = {}
     versions = VersionCounts()
-    for commit in chain(opened.records(), *(part.records() for part in opened.parts)):
-        if commit.run_hash == opened.run.run_hash:  # the samples of parts are the same
-            images += commit.rows
-            statuses.update(commit.statuses)
-            fallbacks.update(commit.fallbacks)
-        degenerate.update(commit.degenerate)
-        isolated.update(commit.isolated)
-        norms += [commit.token_norms] if commit.token_norms else []
-        versions.add(commit.versions)
-        drift |= {name: max(value, drift.get(name, 0.0)) for name, value in commit.drift.items()}
+    for each in (opened, *opened.parts):
+        for commit in each.records():
+            if each is opened:  # the samples of parts are the same
+                images += commit.rows
+                statuses.update(commit.statuses)
+                fallbacks.update(commit.fallbacks)
+            norms += [commit.token_norms] if commit.token_norms else []
+            versions.add(commit.versions)
+            for method in each.own.methods:  # its commits name methods that were dropped as well
+                degenerate[method] += commit.degenerate.get(method, 0)
+                isolated[method] += commit.isolated.get(method, 0)
+                if method in commit.drift:
+                    drift[method] = max(commit.drift[method], drift.get(method, 0.0))
     failed: list[dict[str, Any]] = []
     damaged = []
 
@@ -142,8 +144,8 @@ def _describe(opened: "Atlas", limit: int) -> dict[str, Any]:
         "images": {"done": images, "planned": opened.run.samples},
         "statuses": dict(statuses),
         "accuracy": accuracy,
-        "degenerate": dict(degenerate),
-        "isolated": dict(isolated),
+        "degenerate": dict(+degenerate),
+        "isolated": dict(+isolated),
         "token_norms": joined and joined.model_dump(mode="json"),
         "drift": drift,
         "fallbacks": dict(fallbacks),

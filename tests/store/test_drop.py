@@ -12,7 +12,7 @@ from support import FAST, crashed_copies, in_one_process, samples, soak_after, w
 from pipeline.audit.verify_products import verify_products
 from pipeline.label import label
 from pipeline.run import INLINE, run
-from pipeline.run.extend import extend
+from pipeline.run.extend import extend, extend_targets
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from pipeline.store.drop import drop, plan_drop
@@ -102,6 +102,23 @@ def test_what_was_dropped_can_be_added_again(copy: Path, made: Path) -> None:
         for shard in other.shard_names:
             assert atlas.shard(shard).array(array).tobytes() == other.shard(shard).array(array).tobytes(), array
     assert verify(atlas).faults == []
+
+
+def test_the_status_counts_maps_of_methods_that_are_there(made: Path, tmp_path: Path, vitatlas: Any) -> None:
+    """The commits that were written before a method was dropped have counts of its maps, too."""
+    url, methods = f"{tmp_path}/atlas", ("legrad", "uniform")
+    spec = Atlas.open(str(made)).own.spec
+    plan(spec.model_copy(update={"methods": methods, "precision": "bfloat16"}), url)
+    run(url, INLINE)
+    extend_targets(url, ["predicted"], INLINE)
+    before = json.loads(vitatlas("status", url, "--json")[1])
+    assert (before["degenerate"], before["drift"].keys()) == ({"uniform": 2 * 4}, {*methods})
+    drop(url, ["uniform"])
+    dropped = json.loads(vitatlas("status", url, "--json")[1])
+    assert (dropped["degenerate"], dropped["drift"].keys()) == ({}, {"legrad"})
+    extend(url, ["uniform"], options=INLINE)
+    again = json.loads(vitatlas("status", url, "--json")[1])
+    assert (again["degenerate"], again["drift"]) == (before["degenerate"], before["drift"])
 
 
 def test_products_of_dropped_methods_refuse_it_or_are_named_by_verify(copy: Path) -> None:
