@@ -1,31 +1,34 @@
-"""Gradients of batch norm in the memory layout of its output.
+"""Gradients of batch norm in an order that torch reads right.
 
 On a CPU the backward of batch norm in evaluation mode (torch 2.15, and others) reads the gradient of a batch of one in
 the wrong order where its strides are those of a permuted tensor, as before tokens: the result is a wrong gradient
-without an error. The gradient is therefore brought into the layout of the output.
+without an error. Such a gradient is therefore made contiguous.
 """
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 
-class OrderedBatchNormGradient(TorchFunctionMode):
-    """Context in which batch norm receives its gradient in the layout of its output; values are unchanged."""
+def order_batch_norm_gradients(output: Tensor) -> None:
+    """Let every batch norm in the graph of a tensor receive its gradient in such an order; values are unchanged.
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func is F.batch_norm and result.requires_grad:
-            strides = result.stride()
-            result.register_hook(lambda gradient: _restride(gradient, strides))
-        return result
+    The graph is walked once, which costs less than a context that sees each function of the forward.
+    """
+    nodes: list[Any] = [] if output.grad_fn is None else [output.grad_fn]
+    known = set(nodes)
+    for node in nodes:  # which grows
+        if "BatchNorm" in node.name():
+            node.register_prehook(_in_order)
+        for earlier, _ in node.next_functions:
+            if earlier is not None and earlier not in known:
+                known.add(earlier)
+                nodes.append(earlier)
 
 
-def _restride(gradient: Tensor | None, strides: tuple[int, ...]) -> Tensor | None:
-    """Return the gradient with these strides; None, which stands for 0, as it is."""
-    if gradient is None or gradient.stride() == strides:
-        return gradient
-    return torch.empty_strided(gradient.shape, strides, dtype=gradient.dtype, device=gradient.device).copy_(gradient)
+def _in_order(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...] | None:
+    """Return the gradients of a batch norm's output and statistics; None, also for one of them, stands for 0."""
+    gradient, *others = gradients
+    if gradient is None or len(gradient) > 1 or gradient.is_contiguous():
+        return None  # as they are
+    return gradient.contiguous(), *others

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.explain.batch_norm import OrderedBatchNormGradient
+from pipeline.explain.batch_norm import order_batch_norm_gradients
 from pipeline.explain.capture import ORDINARY, BackwardPass, Capture, Gradients
 from pipeline.explain.feature_layers import to_map, to_positions
 from pipeline.explain.network import FeatureLayer, Network
@@ -130,10 +130,21 @@ class NetworkTrace:
             logits: Tensor = self.model.forward_head(own)
         return logits.to(self.images.dtype)
 
-    def constant_logits(self) -> Tensor:
-        """Compute the logits of features that are 0: [C]."""
-        zeros = self.images.new_zeros(1, 1, 1, self.anatomy.features[0].channels)
-        return self.read_features(zeros)[0]
+    def position_shares(self, targets: Tensor) -> Tensor:
+        """Compute the share of each position in the logits of a read-out that is linear in the mean: [B, K, N].
+
+        That is y_c(F_i) − y_c(0) = ⟨F_i, ∂y_c/∂F_i⟩, with the gradient of the read-out at a single position.
+
+        Args:
+            targets: int64 [B, K].
+        """
+        layer = self.anatomy.features[0]
+        class_ids, places = targets.unique(return_inverse=True)
+        points = self.images.new_zeros(len(class_ids), 1, 1, layer.channels).requires_grad_()
+        with torch.enable_grad(), self.autocast():
+            logits = self.model.forward_head(to_map(points.clone(), layer))  # the read-out may overwrite it
+        (weights,) = torch.autograd.grad(logits, points, F.one_hot(class_ids, logits.shape[1]).to(logits.dtype))
+        return weights[places, 0, 0] @ self.features_at(layer.name).mT
 
     def patch_logits(self) -> Tensor:
         """Compute the logits of every position, as if the read-out saw it alone: [B, N, C]."""
@@ -171,7 +182,7 @@ class NetworkTrace:
     def graph(self, backward_pass: BackwardPass) -> Iterator[None]:
         """Run the network with a graph for a backward pass of this kind; autocast is entered apart."""
         rules = nullcontext() if backward_pass.rules is None else self.rule_mode()
-        with torch.enable_grad(), OrderedBatchNormGradient(), rules:
+        with torch.enable_grad(), rules:
             yield
 
     def rule_mode(self) -> AbstractContextManager[None]:
@@ -197,6 +208,7 @@ class NetworkTrace:
         images = images.detach().requires_grad_()
         with self.graph(backward_pass), self.autocast():
             logits = self.model(images)
+        order_batch_norm_gradients(logits)
         with torch.enable_grad():
             score = self.target_values(logits, targets, backward_pass.target).sum()
         (gradient,) = self.backward(score, [images], backward_pass.rules, keep_graph=False)
@@ -296,7 +308,6 @@ def record_network(
             )
         if graph and not features.requires_grad:
             features = features.detach().requires_grad_()
-            stack.enter_context(OrderedBatchNormGradient())
         trace._features[layer.name] = features
         return features.clone()  # the network may overwrite it
 
@@ -314,14 +325,14 @@ def record_network(
                 stack.enter_context(model.get_submodule(layer.path).register_forward_hook(after(layer)))
             else:
                 stack.enter_context(observe_head(model, partial(record, layer)))
-        if images.requires_grad:
-            stack.enter_context(OrderedBatchNormGradient())
         stack.enter_context(trace.rules_as_captured())
         with torch.set_grad_enabled(graph), trace.autocast():
             trace._scores = model(images)
     for name in layers:
         if name not in trace._features:
             raise UnsupportedModel(f"{anatomy.family} cannot be explained: its forward does not pass {name}")
+    if graph:
+        order_batch_norm_gradients(trace._scores)
     trace.logits = trace._scores.detach()
     return trace
 

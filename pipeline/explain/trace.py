@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention, upcast
 from pipeline.explain.capture import ORDINARY, BackwardPass, Capture, Gradients, LinearCall
-from pipeline.explain.network_trace import NetworkTrace
+from pipeline.explain.network_trace import NetworkTrace, gather_class_values
 from pipeline.explain.readout import classifier_logits, patch_logits, token_features
 from pipeline.explain.rule_mode import RuleMode
 from schemas.run import Precision
@@ -107,9 +107,9 @@ class Trace(NetworkTrace):
             logits = patch_logits(self.model, self.anatomy, self.last_output[:, self.anatomy.patch_tokens])
         return logits.to(self.images.dtype)
 
-    def constant_logits(self) -> Tensor:
-        zeros = self.images.new_zeros(1, self.anatomy.width)
-        return self.classify(zeros)[0].to(self.images.dtype)
+    def position_shares(self, targets: Tensor) -> Tensor:
+        constant = self.classify(self.images.new_zeros(1, self.anatomy.width))[0].to(self.images.dtype)
+        return gather_class_values(self.patch_logits() - constant, targets)
 
     def rule_mode(self) -> AbstractContextManager[None]:
         blocks, pooler = list(self.model.blocks), getattr(self.model, "attn_pool", None)

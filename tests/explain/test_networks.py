@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from pipeline.explain import Anatomy, Network, UnsupportedMethod, UnsupportedModel, describe, explain, methods
 from pipeline.explain.attribution.reciprocam import mask_weights
-from pipeline.explain.batch_norm import OrderedBatchNormGradient
+from pipeline.explain.batch_norm import order_batch_norm_gradients
 from pipeline.explain.description import _describe_any
 from pipeline.explain.explainer import Explainer
 from pipeline.explain.model_state import preserve_model_state
@@ -317,9 +317,9 @@ def test_batch_norm_has_the_gradient_of_one_image_where_tokens_follow(permuted_i
     def gradient(batch: Tensor) -> Tensor:
         batch = batch.permute(0, 3, 1, 2) if permuted_input else batch.permute(0, 3, 1, 2).contiguous()
         batch = batch.clone().requires_grad_()
-        with OrderedBatchNormGradient():
-            tokens = norm(batch).flatten(2).transpose(1, 2)
-        return torch.autograd.grad((tokens * weights).sum(), batch)[0]
+        score = (norm(batch).flatten(2).transpose(1, 2) * weights).sum()
+        order_batch_norm_gradients(score)
+        return torch.autograd.grad(score, batch)[0]
 
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     expected = (weights * scale).T.unflatten(1, (4, 4)).expand(2, -1, -1, -1)
@@ -340,8 +340,8 @@ def test_batch_norm_takes_a_gradient_that_is_not_defined() -> None:
             return None
 
     norm, images = nn.BatchNorm2d(3).eval(), torch.randn(2, 3, 4, 4, requires_grad=True)
-    with OrderedBatchNormGradient():
-        total = Unused.apply(norm(images)).sum() + images.sum()
+    total = Unused.apply(norm(images)).sum() + images.sum()
+    order_batch_norm_gradients(total)
     assert torch.equal(torch.autograd.grad(total, images)[0], torch.ones_like(images))
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pipeline.explain.method import NOT_APART, Method
 from pipeline.explain.network import Network, Requirement
-from pipeline.explain.network_trace import NetworkTrace, gather_class_values
+from pipeline.explain.network_trace import NetworkTrace
 from pipeline.explain.registry import methods
 
 
@@ -16,7 +16,7 @@ class CAM(Method):
     """Share of each position in the logit of a classifier that reads the mean of the features.
 
     E_i = Σ_k w_kc F_ik with F the features in front of the mean [N, D] and w the weights of the classifier, so that
-    y_c = mean of E + b_c. It is computed as y_c(F_i) − y_c(0), the logit of one position without the bias, by the
+    y_c = mean of E + b_c. It is y_c(F_i) − y_c(0), the logit of one position without the bias, and computed by the
     network's own read-out, which holds for every read-out that is linear. Raw values, as in the paper; signed.
     """
 
@@ -39,5 +39,4 @@ class CAM(Method):
         )
 
     def compute(self, trace: NetworkTrace, targets: Tensor) -> Tensor:
-        logits = trace.patch_logits() - trace.constant_logits()
-        return trace.to_grid(gather_class_values(logits, targets))
+        return trace.to_grid(trace.position_shares(targets))
