@@ -1,5 +1,6 @@
 """``describe``: what a network offers to attribution methods."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -94,9 +95,11 @@ def _describe_any(model: Any, size: Size | None, no_attention: str) -> Network:
         features = find_features(model, run, size)
     except NoFeatureGrid as refusal:
         missing[Requirement.FEATURES] = str(refusal)
-    apart = bool(features) and not features[0].path and not next(model.parameters()).is_meta
+    apart = bool(features) and not features[0].no_readout and not next(model.parameters()).is_meta
     empty: Any = getattr(head, "empty", None)
     pools = apart and reads_mean(model, features[0])
+    if apart and not pools and reads_mean(model, filled := replace(features[0], fills=True)):
+        features, pools = (filled, *features[1:]), True
     return Network(
         family=family,
         grid=features[0].grid if features else _largest_grid(size),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.network import LAST, FeatureLayer, Layout
+from pipeline.explain.readout_code import NoReadout, find_readout, trace_forward
 from pipeline.explain.shape_run import ShapeRun
 
 _CLASS_ATTENTION = ("blocks_token_only", "cls_attn_blocks")
@@ -62,12 +63,12 @@ def _find_last(model: Any, run: ShapeRun, size: tuple[int, int]) -> FeatureLayer
     for name in _CLASS_ATTENTION:
         if getattr(model, name, None):
             last = f"blocks.{len(model.blocks) - 1}"
-            return _layer(model, LAST, last, run.outputs[last], size)
+            return _before_class_token(model, run, last, size)
     kind = type(model).__name__
     if kind in _BEFORE_CLASS_TOKEN and getattr(model, "global_pool", None) == "token":
         path = _BEFORE_CLASS_TOKEN[kind](model)
         if path in run.outputs:
-            return _layer(model, LAST, path, run.outputs[path], size)
+            return _before_class_token(model, run, path, size)
     if run.ends_in_head and len(run.head_inputs) == 1 and run.head_inputs[0] is not None:
         layer = _layer(model, LAST, "", run.head_inputs[0], size)
         if layer.layout != "NLC" or _depends_on_positions(model, layer):
@@ -75,15 +76,36 @@ def _find_last(model: Any, run: ShapeRun, size: tuple[int, int]) -> FeatureLayer
         return _before_last_block(model, run, size)
     if hasattr(model, "forward_head"):
         raise NoFeatureGrid("its read-out does not take one grid of features")
-    for path, shape in reversed(run.outputs.items()):
-        if len(shape) == 3:
-            raise NoFeatureGrid("its features are a sequence of tokens, and their places in the image are not known")
-        if len(shape) == 4:
-            try:
-                return _layer(model, LAST, path, shape, size)
-            except NoFeatureGrid:
-                continue  # such as a mean
-    raise NoFeatureGrid("none of its modules returns features on a grid")
+    return _before_own_code(model, run, size)
+
+
+def _before_own_code(model: Any, run: ShapeRun, size: tuple[int, int]) -> FeatureLayer:
+    """Return the last grid of a network without ``forward_head``, and the code behind it where that can be run apart.
+
+    Raises:
+        NoFeatureGrid: there is none.
+    """
+
+    def grid_of(shape: tuple[int, ...]) -> tuple[int, int] | None:
+        try:
+            return _layer(model, LAST, "", shape, size).grid if len(shape) == 4 else None
+        except NoFeatureGrid:
+            return None  # such as a mean
+
+    last = next((path for path, shape in reversed(run.outputs.items()) if len(shape) == 3 or grid_of(shape)), None)
+    if last is None:
+        raise NoFeatureGrid("none of its modules returns features on a grid")
+    if len(run.outputs[last]) == 3:
+        raise NoFeatureGrid("its features are a sequence of tokens, and their places in the image are not known")
+    if run.readout is None:
+        grids = [path for path, shape in run.outputs.items() if grid_of(shape)]
+        try:
+            run.readout = find_readout(model, trace_forward(model, grids), run.outputs, grid_of)
+        except NoReadout as refusal:
+            run.readout = refusal
+    if isinstance(run.readout, NoReadout):
+        return replace(_layer(model, LAST, last, run.outputs[last], size), no_readout=str(run.readout))
+    return replace(_layer(model, LAST, run.readout.path, run.readout.shape, size), code=run.readout)
 
 
 def _before_last_block(model: Any, run: ShapeRun, size: tuple[int, int]) -> FeatureLayer:
@@ -92,7 +114,13 @@ def _before_last_block(model: Any, run: ShapeRun, size: tuple[int, int]) -> Feat
     path = f"blocks.{len(blocks) - 2}" if blocks is not None and len(blocks) > 1 else ""
     if path not in run.outputs:
         raise NoFeatureGrid("its classifier reads a class token, and it has no list of blocks in front of it")
-    return _layer(model, LAST, path, run.outputs[path], size)
+    return _before_class_token(model, run, path, size)
+
+
+def _before_class_token(model: Any, run: ShapeRun, path: str, size: tuple[int, int]) -> FeatureLayer:
+    """Return features that class tokens read by attention in the blocks behind them."""
+    layer = _layer(model, LAST, path, run.outputs[path], size)
+    return replace(layer, no_readout="a class token reads them by attention, in blocks of their own")
 
 
 def _find_stages(model: Any, run: ShapeRun, size: tuple[int, int]) -> list[FeatureLayer]:
@@ -179,17 +207,19 @@ def _token_grid(model: Any, length: int, size: tuple[int, int]) -> tuple[tuple[i
 
 
 def to_map(values: Tensor, layer: FeatureLayer, prefix: Tensor | None = None) -> Tensor:
-    """Arrange features of positions as the network has them.
+    """Arrange features of positions as the network has them, in memory that it may overwrite.
 
     Args:
-        values: [B, h, w, D].
+        values: [B, h, w, D], or a mean of them [B, 1, 1, D].
         layer: their place.
         prefix: tokens before them, [B, P, D]; by default 0.
     """
+    if layer.fills and values.shape[1:3] == (1, 1):
+        values = values.expand(-1, *layer.grid, -1)
     if layer.layout == "NCHW":
-        return values.permute(0, 3, 1, 2)
+        return values.clone().permute(0, 3, 1, 2)
     if layer.layout == "NHWC":
-        return values
+        return values.clone()
     tokens = values.flatten(1, 2)
     if prefix is None:
         prefix = tokens.new_zeros(len(tokens), layer.prefix_tokens, tokens.shape[2])
@@ -212,11 +242,14 @@ def _depends_on_positions(model: nn.Module, layer: FeatureLayer) -> bool:
 
 
 def reads_mean(model: nn.Module, layer: FeatureLayer) -> bool:
-    """Return whether ``forward_head`` is a function of the mean of the grid, by trying on random features."""
+    """Return whether the read-out is a function of the mean of the grid, by trying on random features."""
     features = _random_features(model, layer)
     try:
-        logits = _read(model, layer, features)
-        of_mean = _read(model, layer, features.mean((1, 2), keepdim=True))
+        means = features.mean((1, 2), keepdim=True)
+        if layer.fills:
+            of_mean, logits = _read(model, layer, torch.cat([means.expand_as(features), features])).chunk(2)
+        else:  # the mean first, since the other takes longer, and in vain if a single cell is refused
+            of_mean, logits = _read(model, layer, means), _read(model, layer, features)
         prefix = features[:, 0, : layer.prefix_tokens] + 1
         of_prefix = _read(model, layer, features, prefix) if layer.prefix_tokens else logits
     except (RuntimeError, AssertionError, ValueError):  # it takes no grid of one cell
@@ -233,7 +266,7 @@ def returns_output_of(model: nn.Module, path: str, layer: FeatureLayer) -> bool:
 
 
 def is_linear(model: nn.Module, layer: FeatureLayer) -> bool:
-    """Return whether a ``forward_head`` that reads the mean is linear, but for a constant, by trying on random ones."""
+    """Return whether a read-out of the mean is linear in it, but for a constant, by trying on random means."""
     features = _random_features(model, replace(layer, grid=(1, 1)))
     first, second = features[0::2], features[1::2]
     one, other, line = _read(model, layer, torch.cat([first, second, 2 * first - second])).chunk(3)
@@ -257,8 +290,19 @@ def _random_numbers(shape: tuple[int, int, int], dtype: torch.dtype, device: tor
 
 def _read(model: Any, layer: FeatureLayer, features: Tensor, prefix: Tensor | None = None) -> Tensor:
     """Compute the logits [B, C] of features [B, h, w, D]."""
-    logits: Tensor = model.forward_head(to_map(features.clone(), layer, prefix))  # it may overwrite them
-    return logits.double()
+    return run_readout(model, layer, to_map(features, layer, prefix)).double()
+
+
+def run_readout(model: Any, layer: FeatureLayer, features: Tensor) -> Tensor:
+    """Compute the logits [B, C] of the last features, which may be overwritten, by the network's own code.
+
+    Args:
+        model: the network.
+        layer: the place of the last features.
+        features: as the network has them, or a mean of them as a grid of one cell.
+    """
+    logits: Tensor = layer.code.logits(model, features) if layer.code else model.forward_head(features)
+    return logits
 
 
 def _are_equal(model: nn.Module, one: Tensor, other: Tensor) -> bool:

@@ -203,10 +203,12 @@ NEEDS = {
 """What is required, in words."""
 
 
-NOT_APART = (
-    "what follows its last features cannot be run apart from the network: it is class attention, or is no forward_head"
-)
-"""Why methods that run a read-out on other features are not defined for the read-out ``other``."""
+def readout_fault(anatomy: Network) -> str | None:
+    """Return why a method that runs the read-out on other features is not defined for a network; None if it is."""
+    if anatomy.readout != "other":
+        return None
+    reason = anatomy.features[0].no_readout or "its weights have no values"
+    return f"what follows its last features cannot be run apart from the network: {reason}"
 
 
 def constant_probability_fault(anatomy: Network) -> str | None:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Literal
 
+from pipeline.explain.readout_code import ReadoutCode
 from schemas.head import Activation
 
 LAST = "last"
@@ -34,11 +35,14 @@ class FeatureLayer:
 
     Attributes:
         name: in the option ``layer``: ``last``, or ``stage1`` and so on.
-        path: name of the module whose output it is; empty for the input of ``forward_head``.
+        path: name of the module whose output it is, or is made of by ``code``; empty for the input of ``forward_head``.
         layout: order of its dimensions.
         channels: number of channels.
         grid: rows and columns.
         prefix_tokens: tokens before the positions.
+        code: what follows the module up to the logits, of the last features of a network without ``forward_head``.
+        no_readout: why what follows the last features cannot be run on features alone; empty if it can.
+        fills: whether a mean of the features is read as a grid that is the same everywhere, and not as a single cell.
     """
 
     name: str
@@ -47,6 +51,9 @@ class FeatureLayer:
     channels: int
     grid: tuple[int, int]
     prefix_tokens: int = 0
+    code: ReadoutCode | None = field(default=None, compare=False, repr=False)
+    no_readout: str = ""
+    fills: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

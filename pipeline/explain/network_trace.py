@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pipeline.explain.batch_norm import order_batch_norm_gradients
 from pipeline.explain.capture import ORDINARY, BackwardPass, Capture, Gradients
-from pipeline.explain.feature_layers import to_map, to_positions
-from pipeline.explain.network import FeatureLayer, Network
+from pipeline.explain.feature_layers import run_readout, to_map, to_positions
+from pipeline.explain.network import LAST, FeatureLayer, Network
 from pipeline.explain.readout import class_probabilities
 from pipeline.explain.relevance_rules import Rules, RuleState
 from pipeline.explain.rule_mode import RuleMode
@@ -21,6 +21,9 @@ from pipeline.explain.shape_run import observe_head
 from pipeline.explain.target_score import Target, compared_classes, target_values
 from schemas.errors import UnsupportedModel
 from schemas.run import Precision
+
+_WHOLE_GRIDS = 256
+"""Largest number of means that fill a grid each, in memory; changes nothing else."""
 
 _MIN_BATCH_SIZE = 32
 """Batch size of ``predict`` where the trace has fewer images; changes nothing but speed."""
@@ -126,8 +129,9 @@ class NetworkTrace:
             prefix: [M, P, D] of ``prefix_features``, where the read-out is not of a mean; by default 0.
         """
         with torch.no_grad(), self.autocast():
-            own = to_map(features.clone(), self.anatomy.features[0], prefix)  # the read-out may overwrite it
-            logits: Tensor = self.model.forward_head(own)
+            layer = self.anatomy.features[0]
+            parts = features.split(_WHOLE_GRIDS if layer.fills else len(features))
+            logits = torch.cat([run_readout(self.model, layer, to_map(part, layer, prefix)) for part in parts])
         return logits.to(self.images.dtype)
 
     def position_shares(self, targets: Tensor) -> Tensor:
@@ -142,7 +146,7 @@ class NetworkTrace:
         class_ids, places = targets.unique(return_inverse=True)
         points = self.images.new_zeros(len(class_ids), 1, 1, layer.channels).requires_grad_()
         with torch.enable_grad(), self.autocast():
-            logits = self.model.forward_head(to_map(points.clone(), layer))  # the read-out may overwrite it
+            logits = run_readout(self.model, layer, to_map(points, layer))
         (weights,) = torch.autograd.grad(logits, points, F.one_hot(class_ids, logits.shape[1]).to(logits.dtype))
         return weights[places, 0, 0] @ self.features_at(layer.name).mT
 
@@ -291,12 +295,14 @@ def record_network(
         layers: names of the feature layers to record.
 
     Raises:
-        UnsupportedModel: the forward does not pass a layer, passes it several times, or with another shape.
+        UnsupportedModel: the forward does not pass a layer, passes it several times, or with another shape; or the
+            code behind the last features does not give the logits of the forward.
     """
     graph = Capture.GRAPH in capture
     images = images.clone() if images.is_inference() else images.detach()
     images.requires_grad_(Capture.IMAGE_GRADIENTS in capture)
     trace = NetworkTrace(model, anatomy, images, capture, keys, seed, precision, passes=passes or {})
+    code = trace.layer(LAST).code if LAST in layers else None
 
     def record(layer: FeatureLayer, features: Tensor) -> Tensor:
         if layer.name in trace._features:
@@ -311,6 +317,15 @@ def record_network(
         trace._features[layer.name] = features
         return features.clone()  # the network may overwrite it
 
+    outputs: list[Tensor] = []  # in front of the code of a network without forward_head
+
+    def keep(module: nn.Module, args: Any, output: Tensor) -> None:
+        if outputs:
+            raise UnsupportedModel(
+                f"{anatomy.family} cannot be explained: it runs {trace.layer(LAST).path} several times"
+            )
+        outputs.append(output.clone())  # the network may overwrite it
+
     def after(layer: FeatureLayer) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             if isinstance(output, tuple):
@@ -321,13 +336,19 @@ def record_network(
 
     with ExitStack() as stack:
         for layer in map(trace.layer, layers):
-            if layer.path:
+            if layer.path and not layer.code:
                 stack.enter_context(model.get_submodule(layer.path).register_forward_hook(after(layer)))
-            else:
+            elif not layer.path:
                 stack.enter_context(observe_head(model, partial(record, layer)))
+        if code:  # after the other layers, so that it gets their copies
+            stack.enter_context(model.get_submodule(code.path).register_forward_hook(keep))
         stack.enter_context(trace.rules_as_captured())
         with torch.set_grad_enabled(graph), trace.autocast():
-            trace._scores = model(images)
+            trace._scores = own_scores = model(images)
+            if code and outputs:
+                features = record(trace.layer(LAST), code.features(model, outputs[0]))
+                trace._scores = code.logits(model, features)
+                _check_code(anatomy, trace._scores, own_scores)
     for name in layers:
         if name not in trace._features:
             raise UnsupportedModel(f"{anatomy.family} cannot be explained: its forward does not pass {name}")
@@ -335,6 +356,23 @@ def record_network(
         order_batch_norm_gradients(trace._scores)
     trace.logits = trace._scores.detach()
     return trace
+
+
+def _check_code(anatomy: Network, scores: Tensor, own_scores: Tensor) -> None:
+    """Make sure that the code behind the last features gives the logits of the forward.
+
+    Raises:
+        UnsupportedModel: it does not.
+    """
+    scores, own_scores = scores.detach(), own_scores.detach()
+    rounding = 100 * torch.finfo(scores.dtype).eps
+    if not torch.allclose(
+        scores, own_scores, rtol=rounding, atol=rounding * float(own_scores.abs().max()), equal_nan=True
+    ):
+        raise UnsupportedModel(
+            f"{anatomy.family} cannot be explained: what its forward does behind {anatomy.features[0].path}, as "
+            "torch.fx reads it, does not give the logits of the forward; write it as a method forward_head"
+        )
 
 
 def _cell_members(edges: tuple[int, ...], like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pipeline.explain.readout_code import NoReadout, ReadoutCode
 from pipeline.explain.rule_mode import RuleCheck
 from pipeline.explain.structure import structure
 from schemas.errors import UnsupportedModel
@@ -33,6 +34,8 @@ class ShapeRun:
         ends_in_head: whether the output of the network is that of ``forward_head``.
         no_rule: what has no relevance rule; None if every function that the network calls has one.
         attention: paths of the modules that compute attention by a softmax.
+        readout: steps behind the last grid of a network without ``forward_head``, or why there are none; None before
+            they are looked for.
     """
 
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -42,6 +45,7 @@ class ShapeRun:
     ends_in_head: bool = False
     no_rule: str | None = None
     attention: tuple[str, ...] = ()
+    readout: ReadoutCode | NoReadout | None = None
 
 
 def run_shapes(model: nn.Module, size: tuple[int, int]) -> ShapeRun:

@@ -258,19 +258,6 @@ def test_a_network_of_unknown_structure_offers_what_needs_images_only() -> None:
     assert explain(model, random_images(), TARGETS, "grad_input")["grad_input"].abs().max() > 0
 
 
-def test_a_network_without_a_read_out_of_its_own_offers_gradients_at_its_last_grid() -> None:
-    torchvision = pytest.importorskip("torchvision")
-    model = torchvision.models.resnet18(num_classes=5).double().eval()
-    network = describe(model, (64, 64))
-    assert (network.features[0].path, network.readout, network.grid) == ("layer4", "other", (2, 2))
-    maps = explain(model, random_images(), TARGETS, ["gradcam", "layercam", "grad_input"])
-    assert maps["layercam"].abs().max() > 0
-    with pytest.raises(UnsupportedMethod, match="cannot be run apart"):
-        explain(model, random_images(), TARGETS, "reciprocam")
-    with pytest.raises(UnsupportedMethod, match="cannot be run apart"):
-        explain(model, random_images(), TARGETS, "cam")
-
-
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [

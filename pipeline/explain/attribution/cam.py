@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pipeline.explain.method import NOT_APART, Method
+from pipeline.explain.method import Method, readout_fault
 from pipeline.explain.network import Network, Requirement
 from pipeline.explain.network_trace import NetworkTrace
 from pipeline.explain.registry import methods
@@ -29,8 +29,8 @@ class CAM(Method):
     def unsupported(self, anatomy: Network) -> str | None:
         if anatomy.has_linear_readout:
             return None
-        if anatomy.readout == "other":
-            return f"{NOT_APART}; take gradcam"
+        if fault := readout_fault(anatomy):
+            return f"{fault}; take gradcam"
         if "mean" not in anatomy.readout:
             return "its classifier does not read the mean of the features, of which CAM is the sum; take gradcam"
         return (

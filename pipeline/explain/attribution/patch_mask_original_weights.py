@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pipeline.explain.attention_capture import ReplaceAttentionOutput
-from pipeline.explain.method import NOT_APART, Method, constant_probability_fault
+from pipeline.explain.method import Method, constant_probability_fault, readout_fault
 from pipeline.explain.network import Network, Requirement
 from pipeline.explain.network_trace import NetworkTrace, gather_class_values
 from pipeline.explain.readout import PATCH_READOUT_DESIGN, patch_logits, patch_probabilities
@@ -40,8 +40,8 @@ class PatchMaskZeroShot(Method):
     target: PatchTarget = "probability"
 
     def unsupported(self, anatomy: Network) -> str | None:
-        if anatomy.readout == "other":
-            return NOT_APART
+        if fault := readout_fault(anatomy):
+            return fault
         if anatomy.readout == "features":
             return "its classifier does not read the mean of the features, so that it cannot read a single position"
         return _patch_fault(anatomy, self.target)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention
 from pipeline.explain.capture import Capture
-from pipeline.explain.method import NOT_APART, Method, constant_probability_fault
+from pipeline.explain.method import Method, constant_probability_fault, readout_fault
 from pipeline.explain.network import LAST, Network, Requirement
 from pipeline.explain.network_trace import NetworkTrace
 from pipeline.explain.registry import methods
@@ -89,8 +89,8 @@ class ReciproCAM(Method):
         return Capture.LAST_BLOCK if self.block == -1 else Capture.TOKENS | Capture.ATTENTION
 
     def unsupported(self, anatomy: Network) -> str | None:
-        if anatomy.readout == "other":
-            return NOT_APART
+        if fault := readout_fault(anatomy):
+            return fault
         if isinstance(anatomy, Anatomy) and (reason := self._block_fault(anatomy)):
             return reason
         if self.score != "softmax":
