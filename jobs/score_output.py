@@ -5,6 +5,7 @@ from itertools import combinations
 from typing import Any
 
 from jobs import output
+from pipeline.score.printed_scores import count_without_mask
 from pipeline.utils.interval_text import format_interval
 from pipeline.utils.terminal import echo
 
@@ -68,10 +69,13 @@ def show_scores(paths: Sequence[str], folder: str, rows: Sequence[Mapping[str, A
     for source, left_out in {row["source"]: row for row in rows if row["source"] is not None}.items():
         if left_out["without_maps"]:
             of = f" of {source}" if several else ""
-            echo(f"{left_out['without_maps']} images{of} are not scored: no maps")
+            echo(f"images{of} without maps, not scored: {left_out['without_maps']}")
     if first["without_object"]:
         counted = "only PxAP counts them, as background" if first["masks"] else "they are not scored"
-        echo(f"{first['without_object']} images have no object in the truth: {counted}")
+        echo(f"images without an object in the truth: {first['without_object']}; {counted}")
+    if without_mask := count_without_mask(rows):
+        of = f"{without_mask} of {first['images']}"
+        echo(f"images with an object without a mask: {of}; pixels count of the others")
 
 
 def show_class_scores(atlas: str, folder: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -123,11 +123,22 @@ def _what_of(target: str | None) -> str:
     return "maps of several classes" if target in get_args(TargetGroup) else f"maps of the {in_words(target)}"
 
 
+def count_without_mask(rows: Sequence[Row]) -> int:
+    """Return how many scored images have an object without a mask, where others have masks: pixels count of these only.
+
+    Args:
+        rows: as ``schemas.scores.LOCALIZATION``.
+    """
+    return max((row["images"] - row["masks"] for row in rows if row["masks"]), default=0)
+
+
 def _images(rows: Sequence[Row], about: ScoringSpec) -> str:
     without_maps, without_object = (max(row[name] for row in rows) for name in ("without_maps", "without_object"))
     counted = "only PxAP counts them" if any(row["masks"] for row in rows) else "not scored"
     left_out = f"; {without_maps:,} without a map: not scored" if without_maps else ""
     left_out += f"; {without_object:,} without an object: {counted}" if without_object else ""
+    without_mask = count_without_mask(rows)
+    left_out += f"; {without_mask:,} with an object without a mask: no scores of pixels" if without_mask else ""
     return f"{_count(rows, 'images')} images of {about.name}{left_out}."
 
 

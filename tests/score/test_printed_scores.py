@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
+from jobs.score_output import show_scores
 from pipeline.score.printed_scores import print_classes, print_localization
 from pipeline.utils.latex import escape_latex
 from schemas.scores import CLASS_METRICS, SCORES, ScoringSpec, TuningSplitRecord
@@ -109,8 +110,17 @@ def test_sources_are_named_and_their_networks_compared_where_there_are_several()
 def test_images_without_an_object_are_counted_where_they_count() -> None:
     boxes = [row("a", maxboxacc=1.0) | {"without_object": 3}]
     assert "; 3 without an object: not scored." in print_localization(boxes, about())[1].decode()
-    masks = [boxes[0] | {"masks": 1231}]
+    masks = [boxes[0] | {"masks": 1234}]
     assert "; 3 without an object: only PxAP counts them." in print_localization(masks, about())[1].decode()
+
+
+def test_images_with_boxes_among_images_with_masks_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row("a", maxboxacc=1.0, threshold=0.5) | {"masks": 1000}, row("b", maxboxacc=1.0, threshold=0.5)]
+    text = "; 2 without a map: not scored; 234 with an object without a mask: no scores of pixels."
+    assert text in print_localization(rows, about())[1].decode()
+    show_scores(["a.atlas"], "out", [rows[0] | {"degenerate": 0}], False)
+    assert "images with an object without a mask: 234 of 1234; pixels count of the others" in capsys.readouterr().out
+    assert "without a mask" not in print_localization([rows[1], rows[0] | {"masks": 1234}], about())[1].decode()
 
 
 def test_where_thresholds_come_from_is_said() -> None:
