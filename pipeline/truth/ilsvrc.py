@@ -4,6 +4,7 @@ An image is named by the path of its XML file, not by the ``filename`` in it, wh
 The numbers of ``bndbox`` are kept, as in the metadata of wsolevaluation; see ``pipeline.truth.box_truth``.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -26,7 +27,11 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 def matches(path: Path) -> bool:
     """Return True if the path is a folder with XML files, at any depth."""
-    return path.is_dir() and next(path.rglob("*.xml"), None) is not None
+    return path.is_dir() and next(_iter_xml(path), None) is not None
+
+
+def _iter_xml(path: Path) -> Iterator[Path]:
+    return (file for file in path.rglob("*") if file.suffix.lower() == ".xml")
 
 
 def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
@@ -45,7 +50,7 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
     image_indices: list[int] = []
     hashes: list[str] = []
     categories: list[frozenset[str]] = []
-    files = sorted(path.rglob("*.xml"))
+    files = sorted(_iter_xml(path))
     for index, file in enumerate(files):
         data, name = read_bytes(file), file.relative_to(path).as_posix()
         size, objects = parse_annotation(data, file)
@@ -97,10 +102,8 @@ def parse_annotation(data: bytes, file: Path) -> tuple[ImageSize, list[XmlObject
 
     root = _parse_xml(data, file)
     elements = root.findall("object")
-    boxes = [element.find("bndbox") for element in elements]
-    if None in boxes:
-        raise UsageError(f"{file}: an object has no bndbox; add it, or remove the object")
-    texts = [[_child_text(box, side, file) for side in SIDES] for box in boxes if box is not None]
+    boxes = [_find_child(element, "bndbox", file) for element in elements]
+    texts = [[_child_text(box, side, file) for side in SIDES] for box in boxes]
     corners = parse_floats(texts, 4, describe_box)
     refuse_fractions(corners, describe_box)
     return _parse_size(root, file), [
@@ -134,17 +137,23 @@ def _parse_xml(data: bytes, file: Path) -> Element:
     return root
 
 
+def _find_child(element: Element, name: str, file: Path) -> Element:
+    """Return the one child of a name."""
+    children = element.findall(name)
+    if len(children) != 1:
+        fault = f"has {len(children)} {name} elements" if children else f"has no {name}"
+        raise UsageError(f"{file}: {element.tag} {fault}; write one")
+    return children[0]
+
+
 def _child_text(element: Element, name: str, file: Path) -> str:
-    text = element.findtext(name)
-    if text is None:
-        raise UsageError(f"{file}: {element.tag} has no {name}; add it")
-    return text.strip()
+    return (_find_child(element, name, file).text or "").strip()
 
 
 def _parse_size(root: Element, file: Path) -> ImageSize:
-    size = root.find("size")
-    if size is None:
+    if root.find("size") is None:
         return None
+    size = _find_child(root, "size", file)
     texts = [_child_text(size, name, file) for name in ("width", "height")]
     width, height = map(parse_pixels, texts)
     if not width or not height:

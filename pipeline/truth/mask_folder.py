@@ -30,7 +30,7 @@ _MAX_OBJECTS = 64
 
 def matches(path: Path) -> bool:
     """Return True if the path is a folder with PNG files, at any depth."""
-    return path.is_dir() and next(_iter_pngs(path), None) is not None
+    return path.is_dir() and next(iter_pngs(path), None) is not None
 
 
 def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
@@ -44,14 +44,15 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
         UsageError: a file is not a PNG, or has a mode that masks do not have.
     """
     truths, hashes = [], []
-    for file in sorted(_iter_pngs(path)):
+    for file in sorted(iter_pngs(path)):
         png, name = PngFile.open(file), file.relative_to(path).as_posix()
         truths.append(MaskTruth(sample_key(name, separator), png.width, png.height, png))
         hashes.append(f"{name} {png.sha256}")
     return TruthSet.from_truths(path, sha256("\n".join(hashes).encode()), truths)
 
 
-def _iter_pngs(path: Path) -> Iterator[Path]:
+def iter_pngs(path: Path) -> Iterator[Path]:
+    """Yield the PNG files of a folder, at any depth."""
     return (file for file in path.rglob("*") if file.suffix.lower() == ".png")
 
 

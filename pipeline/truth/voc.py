@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.read.sample_keys import sample_key
-from pipeline.truth.mask_folder import IGNORE_VOC, MaskTruth
+from pipeline.truth.mask_folder import IGNORE_VOC, MaskTruth, iter_pngs
 from pipeline.truth.png_file import PngFile
 from pipeline.truth.truth_set import TruthSet
 from schemas.base import sha256
@@ -53,7 +53,7 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
     folder = _mask_folder(path)
     assert folder is not None, "matches() has found it"
     truths, hashes = [], []
-    for file in sorted(folder.rglob("*.png")):
+    for file in sorted(iter_pngs(folder)):
         png, name = PngFile.open(file), file.relative_to(folder).as_posix()
         truths.append(ClassMaskTruth(sample_key(name, separator), png.width, png.height, png))
         hashes.append(f"{name} {png.sha256}")
