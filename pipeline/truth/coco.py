@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.image.iou import box_iou
 from pipeline.read.sample_keys import sample_key
 from pipeline.truth.box_truth import inclusive_box
 from pipeline.truth.mask_folder import tight_boxes
@@ -49,8 +50,8 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
         separator: dot of a file name that ends the key of its image.
 
     Raises:
-        UsageError: it is not COCO; two images have one key or one id; an annotation belongs to no image; all boxes
-            are x0, y0, x1, y1.
+        UsageError: it is not COCO; two images have one key or one id; an annotation belongs to no image, or has an
+            ``iscrowd`` other than 0 and 1; all boxes are x0, y0, x1, y1.
     """
     file = path / INSTANCES if path.is_dir() else path
     data = read_bytes(file)
@@ -60,11 +61,12 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
         images = [(image["id"], _parse_image(image, file, separator)) for image in content["images"]]
         own = _parse_own(content.get("info"), file)
         is_complete = own.page is not None or _is_of_label(content.get("info"))
-        truths = [_make_truth(head, annotations[image_id], is_complete) for image_id, head in images]
-        all_crowds = bool(content["annotations"]) and all(map(_is_crowd, content["annotations"]))
+        objects = [annotation for annotation in content["annotations"] if not _check_crowd(annotation, file)]
+        has_masks = any(annotation.get("segmentation") for annotation in objects) or _is_of_label(content.get("info"))
+        truths = [_make_truth(head, annotations[image_id], is_complete, has_masks) for image_id, head in images]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{file}: is not a COCO file of instances ({type(error).__name__}: {error})") from None
-    if all_crowds:
+    if content["annotations"] and not objects:
         raise UsageError(f"{file}: all annotations have iscrowd 1, which marks regions to ignore; objects have 0")
     rows = [(*box, truth.width, truth.height) for truth in truths for box in truth.written_boxes_xywh()]
     numbers = np.array(rows, np.float64).reshape(-1, 6)
@@ -74,9 +76,11 @@ def read(path: Path, separator: KeySeparator = "first-dot") -> TruthSet:
     return replace(truth.with_options(own.orientation, None), whole_keys=own.whole_keys)
 
 
-def _make_truth(head: tuple[str, int, int], annotations: Sequence[Mapping[str, Any]], is_complete: bool) -> "CocoTruth":
+def _make_truth(
+    head: tuple[str, int, int], annotations: Sequence[Mapping[str, Any]], is_complete: bool, has_masks: bool
+) -> "CocoTruth":
     categories = _find_categories(annotations)
-    return CocoTruth(*head, tuple(annotations), is_complete=is_complete, categories=categories)
+    return CocoTruth(*head, tuple(annotations), is_complete=is_complete, has_masks=has_masks, categories=categories)
 
 
 def _parse_own(info: object, file: Path) -> CocoInfo:
@@ -114,6 +118,14 @@ def _is_crowd(annotation: Mapping[str, Any]) -> bool:
     return bool(annotation.get("iscrowd"))
 
 
+def _check_crowd(annotation: Mapping[str, Any], file: Path) -> bool:
+    """Return whether an annotation is of a crowd; refuse what says neither, such as the text ``"0"``."""
+    if annotation.get("iscrowd") not in (None, 0, 1):
+        fault = f"annotation {annotation.get('id')!r:.60} has iscrowd {annotation['iscrowd']!r:.60}"
+        raise UsageError(f"{file}: {fault}; write 0 for an object, 1 for a region to ignore")
+    return _is_crowd(annotation)
+
+
 def _group_by_image(content: Mapping[str, Any], file: Path) -> Mapping[int, Sequence[Mapping[str, Any]]]:
     annotations: dict[int, list[Mapping[str, Any]]] = {}
     for image in content["images"]:
@@ -149,10 +161,12 @@ class CocoTruth(Truth):
     Attributes:
         annotations: of objects and crowds.
         is_complete: the image has no other object, so that it has none if there are no annotations.
+        has_masks: the file has masks of objects, so that an image without an object has an empty mask.
     """
 
     annotations: tuple[Mapping[str, Any], ...]
     is_complete: bool = field(default=False, kw_only=True)
+    has_masks: bool = field(default=False, kw_only=True)
 
     @property
     def is_annotated(self) -> bool:
@@ -208,11 +222,21 @@ class CocoTruth(Truth):
             raise self._error(annotation, "bbox", "it is a part of one pixel; are these fractions of the image?")
         return clipped
 
+    def box_fits(self) -> Iterator[float]:
+        for annotation in self._objects:
+            if annotation.get("segmentation") and not _is_empty_box(annotation):
+                around = tight_boxes(self._merge_masks([annotation]).astype(np.int32))
+                box = np.array([self._clip_box(annotation)])
+                yield float(box_iou(box, around).item()) if len(around) else 0.0
+
     @property
     def mask(self) -> Mask | None:
-        if not self._objects or not all(map(self._has_mask, self._objects)):
+        if self.has_masks and self.is_annotated and all(map(_is_crowd, self.annotations)):
+            return self._merge_masks([])
+        if not all(annotation.get("segmentation") for annotation in self._objects):
             return None
-        return self._merge_masks(self._objects)
+        mask = self._merge_masks(self._objects)
+        return mask if mask.any() else None
 
     @property
     def ignore(self) -> Mask:

@@ -1,7 +1,7 @@
 """Ground truth of an image: boxes and masks of its objects, the same for every file format."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,14 @@ class Truth(ABC):
     def written_boxes(self) -> NDArray[np.float64]:
         """float [m, 4]: x0, y0, x1, y1 of the objects, not yet clipped; none where the files have masks only."""
         return np.zeros((0, 4))
+
+    def box_fits(self) -> Iterator[float]:
+        """Yield the IoU of the box and the box around the mask, of each object that has both in the files.
+
+        Raises:
+            UsageError: a box or a mask cannot be read.
+        """
+        return iter(())
 
     @property
     def mask(self) -> Mask | None:

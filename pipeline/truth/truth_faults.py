@@ -1,10 +1,12 @@
 """Signs that a truth means something else than its format says: corners, scale, classes, background.
 
-Each object alone is possible, so most of these signs are warnings. Only boxes of COCO that all are x0, y0, x1, y1
-inside of their images, but reach out of them as x, y, width, height, are refused.
+Each object alone is possible, so most of these signs are warnings. Refused are boxes of COCO that all are x0, y0, x1,
+y1 inside of their images, but reach out of them as x, y, width, height; masks that lie elsewhere than the boxes of
+their objects, as run lengths by rows do; and masks none of which has background.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ _MASKS = 20
 _BEYOND = 0.01
 """Share of the side of an image by which a box may end outside of it."""
 _SHARE_BEYOND = 0.05
+_FIT = 0.5
+"""IoU of a box and the box around its mask, which boxes that are drawn by hand have, too."""
 _CORNER = 0.7
 """Part of width and of height, from the upper left, beyond which some object of ``FEW`` images reaches."""
 
@@ -56,8 +60,9 @@ class TruthFaults:
     """Counts unlikely objects of scored images, and says what is unlikely about them."""
 
     def __init__(self) -> None:
-        self._images = self._boxes = self._beyond = self._mixed = self._masks = self._framed = 0
+        self._images = self._boxes = self._beyond = self._mixed = self._masks = self._framed = self._filled = 0
         self._reach = np.zeros(2)
+        self._fits: list[float] = []
 
     def add(self, truth: Truth, sized: Truth) -> None:
         """Add an image.
@@ -67,6 +72,7 @@ class TruthFaults:
             sized: the same, with the size of the image that its coordinates are of; without one its boxes say nothing.
         """
         self._mixed += len(truth.categories) > 1
+        self._fits += islice(truth.box_fits(), _MASKS - len(self._fits))
         if not len(boxes := truth.written_boxes):
             self._add_mask(truth)
             return
@@ -83,6 +89,7 @@ class TruthFaults:
         mask = truth.mask if self._masks < _MASKS else None
         if mask is not None and mask.any():
             self._masks += 1
+            self._filled += bool((mask | truth.ignore).all())
             self._framed += bool(np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).mean() > 0.5)
 
     def describe(self, name: str) -> Iterator[str]:
@@ -90,6 +97,9 @@ class TruthFaults:
 
         Args:
             name: of the truth.
+
+        Raises:
+            UsageError: masks and boxes of most objects lie apart, or no mask has background.
         """
         if self._mixed:
             images = "1 image has" if self._mixed == 1 else f"{self._mixed:,} images have"
@@ -107,6 +117,20 @@ class TruthFaults:
             yield (
                 f"no box in {name} reaches beyond {width:.0%} of the width and {height:.0%} of the height of "
                 "its image, from the upper left; are they of smaller images, or in percent?"
+            )
+        apart = sum(fit < _FIT for fit in self._fits)
+        if apart > len(self._fits) / 2:
+            fault = (
+                f"mask and box lie apart in {apart} of the first {len(self._fits)} objects of {name}; run lengths go "
+                "down the columns, polygons are x,y of each corner in pixels, boxes are x,y,width,height"
+            )
+            if len(self._fits) >= FEW:
+                raise UsageError(f"{fault}; correct what is wrong, or remove it")
+            yield fault
+        if self._masks >= FEW and self._filled == self._masks:
+            raise UsageError(
+                f"none of the first {self._masks} masks in {name} has background, which is 0; write 0 where no object "
+                "is, and 255 where it is not known"
             )
         if self._masks >= FEW and self._framed > self._masks / 2:
             yield (

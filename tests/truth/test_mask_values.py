@@ -1,12 +1,14 @@
 """PNG masks of all kinds: numbers of objects, or a white object; and annotations without an area."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from truth.writers import drawn, write_xml
 
 from pipeline.label.formats.png_encoding import GRAY_PALETTE, VOC_PALETTE, encode_indexed_png
 from pipeline.truth import Truth, read_truth
@@ -97,10 +99,12 @@ def test_suffixes_of_masks_may_be_in_capitals(tmp_path: Path) -> None:
     assert sorted(read_truth(tmp_path)) == ["a", "b"]
 
 
-def coco(folder: Path, *annotations: dict[str, Any]) -> Truth:
+def coco(folder: Path, *annotations: dict[str, Any], images: Sequence[dict[str, Any]] = ()) -> Truth:
     rows = [{"id": number, "image_id": 1, "category_id": 1} | item for number, item in enumerate(annotations, 1)]
     image = {"id": 1, "file_name": "a.jpg", "width": 10, "height": 8}
-    (folder / "instances.json").write_text(json.dumps({"images": [image], "annotations": rows, "categories": []}))
+    (folder / "instances.json").write_text(
+        json.dumps({"images": [image, *images], "annotations": rows, "categories": []})
+    )
     return read_truth(folder).by_key["a"]
 
 
@@ -133,3 +137,30 @@ def test_a_flat_polygon_with_a_box_is_a_box_and_an_empty_box_with_a_mask_is_a_ma
     boxless = coco(tmp_path, {"bbox": [0, 0, 0, 0], "segmentation": [SQUARE]})
     assert boxless.boxes.tolist() == [[3, 2, 7, 5]]
     assert boxless.mask is not None
+
+
+def test_an_object_smaller_than_a_pixel_leaves_the_mask_of_the_others(tmp_path: Path) -> None:
+    small = {"bbox": [1, 1, 0.3, 0.3], "segmentation": [[1, 1, 1.3, 1, 1.3, 1.3]]}
+    truth = coco(tmp_path, small, BOX)
+    assert truth.boxes.tolist() == [[1, 1, 1, 1], [3, 2, 7, 5]]
+    assert truth.mask is not None
+    assert truth.mask.sum() == 20
+    assert coco(tmp_path, small).mask is None
+
+
+def test_an_image_of_crowds_has_an_empty_mask_where_others_have_masks(tmp_path: Path) -> None:
+    """As in a PNG of background and ignored pixels."""
+    other = {"image_id": 2, "bbox": [3, 2, 5, 4]}
+    extra = {"id": 2, "file_name": "b.jpg", "width": 10, "height": 8}
+    for segmentation, has_mask in (([SQUARE], True), ([], False)):
+        truth = coco(tmp_path, BOX | {"iscrowd": 1}, other | {"segmentation": segmentation}, images=[extra])
+        assert not len(truth.boxes)
+        assert truth.ignore.sum() == 20
+        assert (truth.mask is not None) == has_mask
+        assert truth.mask is None or not truth.mask.any()
+
+
+def test_of_xml_suffixes_may_be_in_capitals(tmp_path: Path) -> None:
+    write_xml(tmp_path, [drawn("a"), drawn("b")])
+    (tmp_path / "b.xml").rename(tmp_path / "b.XML")
+    assert sorted(read_truth(tmp_path)) == ["a", "b"]

@@ -125,3 +125,75 @@ def test_masks_of_the_background_are_named(tmp_path: Path, count: int, named: bo
             Image.fromarray(written).save(tmp_path / folder / f"{index}.png")
     assert not faults(read_truth(tmp_path / "right"))
     assert ("is it the background that they mark?" in faults(read_truth(tmp_path / "wrong"))) == named
+
+
+def rows_first(mask: np.ndarray) -> list[int]:
+    """Lengths of runs along the rows, where COCO has them down the columns."""
+    flat = np.concatenate([[0], mask.ravel(), [0]])
+    ends = np.flatnonzero(np.diff(flat))
+    return np.diff([0, *ends, mask.size]).tolist()
+
+
+def masked(folder: Path, write: Callable[[Corners], object], count: int = FEW) -> TruthSet:
+    """One object an image, with its box and a mask."""
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": SIZE[0], "height": SIZE[1]} for i in range(count)],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1, "bbox": xywh(box), "segmentation": write(box)}
+            for i, box in enumerate(boxes(count))
+        ],
+    }
+    (folder / "masks.json").write_text(json.dumps(content))
+    return read_truth(folder / "masks.json")
+
+
+def polygon(box: Corners) -> list[list[float]]:
+    x0, y0, x1, y1 = box
+    return [[x0, y0, x1, y0, x1, y1, x0, y1]]
+
+
+def by_rows(box: Corners) -> dict:
+    x0, y0, x1, y1 = map(int, box)
+    mask = np.zeros(SIZE[::-1], int)
+    mask[y0 : y1 + 1, x0 : x1 + 1] = 1
+    return {"size": list(SIZE[::-1]), "counts": rows_first(mask)}
+
+
+def fractions(box: Corners) -> list[list[float]]:
+    return [[side / SIZE[place % 2] for place, side in enumerate(polygon(box)[0])]]
+
+
+def swapped(box: Corners) -> list[list[float]]:
+    return polygon((box[1], box[0], box[3], box[2]))
+
+
+def test_masks_inside_of_their_boxes_have_no_fault(tmp_path: Path) -> None:
+    def ellipse(box: Corners) -> list[list[float]]:
+        center, radius = np.add(box[:2], box[2:]) / 2, np.subtract(box[2:], box[:2]) / 2
+        angles = np.linspace(0, 2 * np.pi, 40)
+        return [(center + 0.9 * radius * np.stack([np.cos(angles), np.sin(angles)], 1)).ravel().tolist()]
+
+    assert not faults(masked(tmp_path, polygon))
+    assert not faults(masked(tmp_path, ellipse))
+
+
+@pytest.mark.parametrize("write", [by_rows, fractions, swapped])
+def test_masks_elsewhere_than_their_boxes_are_refused(tmp_path: Path, write: Callable[[Corners], object]) -> None:
+    with pytest.raises(UsageError, match=r"mask and box lie apart in \d+ of the first 10 objects of masks.json; run"):
+        faults(masked(tmp_path, write))
+    assert "mask and box lie apart in" in faults(masked(tmp_path, write, FEW - 1))
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_masks_without_background_are_refused(tmp_path: Path, ignored: bool) -> None:
+    """Such as trimaps: 1 object, 2 background, 3 border. One image may be full of its object."""
+    for index in range(FEW):
+        trimap = np.full(SIZE[::-1], 2, np.uint8)
+        trimap[20:90, 30:120] = 1
+        trimap[90:95] = 255 if ignored else 3
+        Image.fromarray(trimap).convert("P").save(tmp_path / f"{index}.png")
+    with pytest.raises(UsageError, match=r"none of the first 10 masks in .* has background, which is 0; write 0 where"):
+        faults(read_truth(tmp_path))
+    trimap[0, 0] = 0
+    Image.fromarray(trimap).convert("P").save(tmp_path / "0.png")
+    assert "is it the background that they mark?" in faults(read_truth(tmp_path))
