@@ -130,15 +130,19 @@ def _without_rule(state: RuleState, func: Any, *args: Any, **kwargs: Any) -> Any
     changes |= getattr(func, "__name__", "") in ("__setitem__", "__set__")
     if not changes and "out" not in kwargs:
         result = func(*args, **kwargs)
-        if not numbers(result):
+        if not numbers(result) and all(isinstance(each, _WITHOUT_NUMBERS) for each in _parts(result)):
             return result
     raise NoRule(f"calls {name}")
+
+
+_WITHOUT_NUMBERS = (Tensor, int, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+"""What such a function may return. Others are arrays of NumPy, storages, and handles of hooks on gradients."""
 
 
 # -- what keeps its inputs, or adds, or chooses among them
 
 CREATE = (
-    *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like"),
+    *("zeros_like", "ones_like", "empty_like", "full_like"),
     *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
 )
 """Names of functions that take of a tensor no numbers, but its shape and type."""
@@ -150,7 +154,7 @@ _ORDINARY = (
     *("tensor_split", "roll", "flip", "narrow", "select", "index_select", "gather", "take_along_dim", "swapaxes"),
     *("index_copy", "index_add", "slice_scatter"),
     *("contiguous", "clone", "to", "float", "double", "half", "type", "bfloat16", "unfold", "masked_select"),
-    *("relu", "abs", "amax", "amin", "max", "min", "maximum", "minimum", "dropout", "masked_fill", "where", "cumsum"),
+    *("relu", "abs", "amax", "amin", "max", "min", "maximum", "minimum", "masked_fill", "where", "cumsum"),
     *("__add__", "__radd__", "__sub__", "__rsub__", "rsub", "__neg__", "__getitem__", "positive", "adjoint"),
     *("detach", "requires_grad_"),  # of methods; in a network the check refuses what has no gradient
 )
@@ -160,7 +164,7 @@ _ORDINARY_OF_LAYERS = (
     *("pad", "interpolate", "upsample", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"),
     *("max_pool2d", "_max_pool2d", "max_pool2d_with_indices", "adaptive_max_pool2d", "_adaptive_max_pool2d"),
     *("adaptive_max_pool2d_with_indices", "_adaptive_max_pool2d_with_indices", "fold", "unfold", "pixel_shuffle"),
-    *("pixel_unshuffle", "relu", "leaky_relu", "dropout", "dropout2d", "channel_shuffle"),
+    *("pixel_unshuffle", "relu", "leaky_relu", "channel_shuffle"),
 )
 """Names of functions of ``torch.nn.functional``, likewise."""
 
@@ -181,6 +185,14 @@ def _ordinary(state: RuleState, func: Any, *args: Any, **kwargs: Any) -> Any:
 @_rule(Tensor.view_as, Tensor.reshape_as, Tensor.expand_as, Tensor.type_as)
 def _shape_as(state: RuleState, func: Any, x: Tensor, other: Tensor) -> Any:
     return _of_kind_of(func(x, other), x)
+
+
+@_rule(torch.dropout, F.dropout, F.dropout2d)
+def _dropout(state: RuleState, func: Any, x: Tensor, p: float = 0.5, training: bool = True) -> Any:
+    """Return x; refuse what draws random numbers, whose relevance is another one each time."""
+    if training and p:
+        raise NoRule(f"calls {function_name(func)} in training mode")
+    return _of_kind_of(func(x, p, training), x)
 
 
 def _of_kind_of(result: Any, *arguments: Any) -> Any:
@@ -269,14 +281,17 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
     *args: Any,
     **kwargs: Any,
 ) -> Tensor:
+    if dropout_p:
+        raise NoRule(f"calls {function_name(func)} with dropout")
     query, key = (state.scaled(x, lambda rules: rules.attention / 2) for x in (query, key))
     if attn_mask is not None and attn_mask.requires_grad:
         attn_mask = state.scaled(attn_mask, lambda rules: rules.attention)
     value = state.scaled(value, lambda rules: 1 - rules.attention)
-    result: Tensor = func(query, key, value, attn_mask, *args, **kwargs)
+    result: Tensor = func(query, key, value, attn_mask, dropout_p, *args, **kwargs)
     return result
 
 

@@ -44,6 +44,8 @@ class RuleMode(TorchFunctionMode):
     ) -> Iterator[None]:
         """Enter the mode for runs of a model or of parts of it.
 
+        Code that was compiled by ``torch.compile`` runs as if it was not: compiled, it keeps the ordinary derivative.
+
         Args:
             model: the network.
             attention: modules with the projections of attention.
@@ -58,18 +60,21 @@ class RuleMode(TorchFunctionMode):
                 if kernel := LINEAR_ATTENTIONS.get(type(module)):
                     hook = module.get_submodule(kernel).register_forward_hook(self._as_attention)
                     stack.enter_context(hook)
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(self)
             yield
 
     @contextmanager
     def _during(self, module: nn.Module, name: str) -> Iterator[None]:
-        """Set an attribute of the state while a module runs."""
+        """Set an attribute of the state while a module runs, which may run in another one of these."""
+        outside: list[bool] = []
 
         def before(*_: Any) -> None:
+            outside.append(getattr(self.state, name))
             setattr(self.state, name, True)
 
         def after(*_: Any) -> None:
-            setattr(self.state, name, False)
+            setattr(self.state, name, outside.pop())
 
         with module.register_forward_pre_hook(before), module.register_forward_hook(after):
             yield
@@ -86,17 +91,24 @@ class RuleMode(TorchFunctionMode):
 
 _ATTENTION = (F.scaled_dot_product_attention, F.softmax, torch.softmax, Tensor.softmax)
 
+_SAVED_TENSORS = "it recomputes activations, or moves them; switch off activation checkpointing and save_on_cpu"
+"""What code raises that enters ``saved_tensors_hooks``: what it runs again, it runs without the rules."""
+
 
 class RuleCheck(RuleMode):
     """Context of one run that finds out whether there is a rule for every function that takes an activation.
+
+    Args:
+        images: of the run, with a gradient.
 
     Attributes:
         fault: the first one without, and the module that called it; None if there is a rule for each.
         attention: paths of the modules that compute softmax attention.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, images: Tensor) -> None:
         super().__init__(RuleState(keeps_gamma=True))
+        self._images = images
         self.fault: str | None = None
         self.attention: dict[str, None] = {}
         self._calls: list[tuple[str, nn.Module]] = []
@@ -118,6 +130,7 @@ class RuleCheck(RuleMode):
             for path, module in model.named_modules():
                 stack.enter_context(module.register_forward_pre_hook(enter(path)))
                 stack.enter_context(module.register_forward_hook(leave))
+            stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(_SAVED_TENSORS))
             stack.enter_context(self.on(model))
             yield
 
@@ -153,7 +166,8 @@ class RuleCheck(RuleMode):
 
     def _as_attention(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         weights = super()._as_attention(module, args, output)
-        self._known.add(weights.grad_fn)
+        with torch._C.DisableTorchFunction():
+            self._known.add(weights.grad_fn)
         self.attention[self._calls[-1][0]] = None
         return weights
 
@@ -168,8 +182,11 @@ class RuleCheck(RuleMode):
             raise NoRule("uses a tensor that it has overwritten")
         if not (found := numbers(result)):
             return result
-        if any(each.grad_fn is not None and each.grad_fn not in self._known for each in inputs):
-            raise NoRule("runs code that is no function of torch")
+        for each in inputs:
+            if each.grad_fn is None and each is not self._images:
+                raise NoRule("uses a tensor with a gradient that is no parameter of it; make it one, or detach it")
+            if each.grad_fn is not None and each.grad_fn not in self._known:
+                raise NoRule("runs code that is no function of torch")
         takes_shape_only = function_name(func) in CREATE and not any(True for _ in activations((args[1:], kwargs)))
         if not any(each.requires_grad for each in found) and not takes_shape_only:
             raise NoRule(f"calls {function_name(func)} without a gradient")

@@ -74,12 +74,12 @@ def _run(model: nn.Module, size: tuple[int, int]) -> ShapeRun:
     images = torch.empty(1, 3, *size, dtype=dtype, device="meta", requires_grad=True)
     try:
         # Without tie_weights: it would leave tensors of a module that has two names on the meta device.
-        return _record(model, lambda: functional_call(model, on_meta, (images,), tie_weights=False))
+        return _record(model, images, lambda: functional_call(model, on_meta, (images,), tie_weights=False))
     except _ERRORS:
         try:  # code that needs values, or has tensors that are no buffers
             device = tensors[0][1].device
             zeros = torch.zeros(1, 3, *size, dtype=dtype, device=device, requires_grad=True)
-            return _record(model, lambda: model(zeros))
+            return _record(model, zeros, lambda: model(zeros))
         except _ERRORS as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UnsupportedModel(
@@ -121,8 +121,8 @@ def observe_head(
             model.forward_head = own
 
 
-def _record(model: Any, forward: Callable[[], Any]) -> ShapeRun:
-    check = RuleCheck()
+def _record(model: Any, images: Tensor, forward: Callable[[], Any]) -> ShapeRun:
+    check = RuleCheck(images)
     try:
         with torch.enable_grad():
             run, logits = _observe(model, forward, check.watch(model))

@@ -12,6 +12,7 @@ from some_networks import CLASSES, NAMES, random_images, randomize, small_networ
 from support import soak_after
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.checkpoint import checkpoint
 from written_out_rules import WrittenRules, written_rules
 
 from pipeline.explain import UnsupportedMethod, describe, explain
@@ -311,6 +312,18 @@ def with_own_statistics(x: Tensor) -> Tensor:
     return F.batch_norm(x, zeros, zeros + 1, bias=x.mean((0, 2, 3)))
 
 
+def with_a_hook(x: Tensor) -> Tensor:
+    x.register_hook(lambda gradient: 2 * gradient)
+    return x
+
+
+CONSTANT = torch.ones(8, dtype=torch.float64)
+
+
+def times_a_tensor_of_its_own(x: Tensor) -> Tensor:
+    return x * CONSTANT.to(x.device).requires_grad_()
+
+
 def without_gradient(x: Tensor) -> Tensor:
     with torch.no_grad():
         return x + 1
@@ -331,6 +344,12 @@ def without_gradient(x: Tensor) -> Tensor:
         (added_to_a_constant, "uses a tensor that it has overwritten"),
         (compared_after_it_was_overwritten, "uses a tensor that it has overwritten"),
         (read_as_numbers, "calls tolist"),
+        (lambda x: x * float(x.numpy(force=True).max()), "calls numpy"),
+        (with_a_hook, "calls register_hook"),
+        (times_a_tensor_of_its_own, "uses a tensor with a gradient that is no parameter of it"),
+        (lambda x: F.dropout(x, 0.5), "calls dropout in training mode"),
+        (lambda x: F.scaled_dot_product_attention(x, x, x, None, 0.5), "attention with dropout"),
+        (lambda x: x + torch.rand_like(x), "calls rand_like"),
         (lambda x: x + x.data, "calls data"),
         (with_other_numbers, "calls data"),
         (copied, "calls new_tensor without a gradient"),
@@ -363,6 +382,25 @@ def test_a_network_with_an_operation_without_a_rule_is_refused_by_its_name(
         explain(model, random_images(size=(32, 32)), TARGETS, "cp_lrp:read=pixels")
     maps = explain(model, random_images(size=(32, 32)), TARGETS, ["grad_input", "gradcam"])
     assert all(each.isfinite().all() for each in maps.values())
+
+
+def test_relevance_of_compiled_code_is_that_of_the_code() -> None:
+    def function(x: Tensor) -> Tensor:
+        return F.silu(x) * x.sigmoid()
+
+    maps = []
+    for middle in (function, torch.compile(function, backend="eager")):
+        torch.manual_seed(0)
+        maps.append(explain(Small(middle).double(), random_images(size=(32, 32)), TARGETS, "cp_lrp:read=pixels"))
+    assert torch.equal(maps[0]["cp_lrp_pixels"], maps[1]["cp_lrp_pixels"])
+
+
+def test_a_network_that_recomputes_activations_itself_is_refused() -> None:
+    def function(x: Tensor) -> Tensor:
+        return checkpoint(lambda x: F.silu(x) * x, x, use_reentrant=False)
+
+    missing = describe(Small(function).double(), (32, 32)).missing[Requirement.LAYERS]
+    assert "switch off activation checkpointing" in missing
 
 
 def test_a_network_of_functions_with_rules_needs_no_class_to_be_known() -> None:
