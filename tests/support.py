@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from PIL import Image
 from torch import nn
 
 from pipeline.demo.train_model import MODEL
-from pipeline.explain import describe
+from pipeline.explain import Anatomy, describe
 from pipeline.explain.head import Head
 from pipeline.explain.module_classes import ATTENTIONS, BLOCKS
 from pipeline.explain.registers import Registers
@@ -141,6 +142,12 @@ def small_vit(
         return model
     fitting = {block: channels for block, channels in neurons.items() if block < len(model.blocks)}
     return Registers(RegistersRecord(neurons=fitting)).attach(model)
+
+
+@cache
+def family_anatomies() -> dict[str, Anatomy]:
+    """What is known of the network of each of ``FAMILIES``, by name; for tests that choose families by it."""
+    return {name: describe(small_vit(**options)) for name, options in FAMILIES.items()}
 
 
 def first_tokens(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from explicit import TARGET, Call, Forward, assert_equal, classify, forward
-from support import FAMILIES, images_for, small_vit
+from support import FAMILIES, family_anatomies, images_for, small_vit
 from torch import Tensor, nn
 from written_out_rules import WrittenRules, relevance, written_rules
 
@@ -172,7 +172,7 @@ def token_tm(run: Forward) -> Tensor:
     return run.read(matrix)
 
 
-POOLED = {name for name, options in FAMILIES.items() if describe(small_vit(**options)).readout == "pool"}
+POOLED = {name for name, anatomy in family_anatomies().items() if anatomy.readout == "pool"}
 WITHOUT_POOLER = [kind for kind in KINDS if kind.values[0] not in POOLED]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from explicit import TARGET, assert_equal, compute_map
-from support import FAMILIES, images_for, small_vit
+from support import FAMILIES, family_anatomies, images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import describe, methods
@@ -79,7 +79,7 @@ def frozen(model: nn.Module, images: Tensor) -> Tensor:
 
 AFFINE = [
     name
-    for name, anatomy in {name: describe(small_vit(**options)) for name, options in FAMILIES.items()}.items()
+    for name, anatomy in family_anatomies().items()
     if anatomy.mlp == "Mlp"
     and anatomy.norm == "LayerNorm"  # the product of a gated MLP is not affine
     and not anatomy.registers  # nor is the largest value

@@ -4,14 +4,14 @@ import pytest
 import torch
 from explicit import class_probabilities
 from sampled import TARGETS, compute_maps, probabilities
-from support import FAMILIES, first_tokens, images_for, small_vit
+from support import FAMILIES, family_anatomies, first_tokens, images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import TiS, UnsupportedMethod, describe
 from pipeline.explain.attribution import tis
 from pipeline.utils.random import rng_for
 
-POSITIONS = {kind: describe(small_vit(**options)).positions for kind, options in FAMILIES.items()}
+POSITIONS = {kind: anatomy.positions for kind, anatomy in family_anatomies().items()}
 
 
 def naive_k_means(rows: Tensor, first: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from explicit import class_probabilities, forward
 from safetensors.torch import save_file
-from support import FAMILIES, artifact_record, images_for, small_vit
+from support import FAMILIES, artifact_record, family_anatomies, images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import TSCAM, UnsupportedMethod, describe, explain
@@ -16,7 +16,7 @@ from pipeline.explain.semantic_maps import BIAS, WEIGHT
 from schemas.errors import UsageError
 
 TARGETS = torch.tensor([[1, 7], [2, 2], [0, 9]])
-BY_CLASS_TOKEN = [name for name in FAMILIES if describe(small_vit(**FAMILIES[name])).readout in ("token", "token+mean")]
+BY_CLASS_TOKEN = [name for name, anatomy in family_anatomies().items() if anatomy.readout in ("token", "token+mean")]
 OTHERS = [name for name in FAMILIES if name not in BY_CLASS_TOKEN]
 
 
