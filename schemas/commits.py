@@ -145,10 +145,11 @@ class DerivedCommit(GrowingRecord):
         objects: all objects that were written before this record.
         parts: hash of the maps of each part that it was made from, by its ``run_hash``; of several networks, of what
             each has of the images, by ``NAME:run_hash``.
+        runs: ``run_hash`` of the run that has made the maps of each method: of the atlas, or a part.
         atlas: ``run_hash`` of the atlas that has the shard, where several are joined; empty: the product names it.
     """
 
-    later_fields = frozenset({"parts", "atlas"})
+    later_fields = frozenset({"parts", "runs", "atlas"})
     shard: str
     parent: str
     settings_hash: str
@@ -157,4 +158,5 @@ class DerivedCommit(GrowingRecord):
     statistics: dict[str, float] = Field(default_factory=dict)
     objects: tuple[ObjectRecord, ...]
     parts: dict[str, str] = Field(default_factory=dict)
+    runs: dict[str, str] = Field(default_factory=dict)
     atlas: str = ""

@@ -233,12 +233,13 @@ def _derive_shard(
             # Else the maps may be those of another commit.
             if (content_hash(source.record(shard)), source.parts_of(shard, methods)) == (content, parts):
                 break
-    parts = (previous.parts if previous else {}) | parts
+    runs = {method: source.run_of(shard, method) for method in methods}
     commit = DerivedCommit(
         shard=shard,
         parent=content,
         settings_hash=settings_hash,
-        parts=parts,
+        parts=(previous.parts if previous else {}) | parts,
+        runs=(previous.runs if previous else {}) | runs,
         atlas=source.atlas_of(shard),
         **vars(result),
     )

@@ -164,6 +164,9 @@ class AtlasReader(MapReader):
             for run_hash, digest in parts.items()
         )
 
+    def run_of(self, shard: str, method: str) -> str:
+        return next((each.own.run_hash for each in self._with(self.parts) if method in each.own.methods), "")
+
     def samples_of(
         self, shard: str, columns: Sequence[str] | None = None, commit: CommitRecord | None = None
     ) -> pa.Table:

@@ -56,8 +56,21 @@ class CommittedShards(Protocol):
     def has_parts(self, shard: str, parts: Mapping[str, str]) -> bool:
         """Return whether one shard has the same maps in these parts, as ``parts_of`` returned them."""
 
+    def run_of(self, shard: str, method: str) -> str:
+        """Return the ``run_hash`` of the run that made the maps of a method in one shard; empty if there are none."""
+
     def atlas_of(self, shard: str) -> str:
         """Return the ``run_hash`` of the atlas that has a shard, where several are joined; else nothing."""
+
+
+def has_same_maps(source: CommittedShards, commit: DerivedCommit) -> bool:
+    """Return whether a source has the maps that a commit was made from, but for those in its own commit of the shard.
+
+    A method that was dropped and added again, such as with another artifact, has other maps.
+    """
+    shard = commit.shard
+    same_runs = all(source.run_of(shard, method) == run_hash for method, run_hash in commit.runs.items())
+    return same_runs and source.has_parts(shard, commit.parts)
 
 
 def content_hash(commit: ShardContent) -> str:
@@ -203,7 +216,7 @@ def load_completed(
         wanted = (content.shard, content_hash(content), settings_hash, source.atlas_of(content.shard))
         if commit is None or (commit.shard, commit.parent, commit.settings_hash, commit.atlas) != wanted:
             continue
-        if source.has_parts(content.shard, commit.parts):
+        if has_same_maps(source, commit):
             valid.append(commit)
     differences_by_commit = concurrent_map(partial(_first_difference, objects), valid)
     completed = {}

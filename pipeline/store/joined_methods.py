@@ -138,6 +138,13 @@ class JoinedMethods(MapReader):
         now = self.parts_of(shard, self.methods)
         return all(now.get(run_hash) == digest for run_hash, digest in parts.items())
 
+    def run_of(self, shard: str, method: str) -> str:
+        if method not in self.run.methods:
+            return ""
+        name, own = self._split(method)
+        shards = [shard] if name == self._name else self._shards_of(name, shard)
+        return ",".join(sorted({self._networks[name].run_of(other, own) for other in shards}))
+
     def _shards_of(self, name: str, shard: str) -> list[str]:
         """Return the shards of a network that have images of a shard of the first."""
         run, rows = self._networks[name].run, self._rows[name][shard]

@@ -106,6 +106,9 @@ class JoinedShards(MapReader):
     def has_parts(self, shard: str, parts: Mapping[str, str]) -> bool:
         return self._owners[shard].has_parts(shard, parts)
 
+    def run_of(self, shard: str, method: str) -> str:
+        return self._owners[shard].run_of(shard, method)
+
     def locate(self, shard: str) -> Location:
         return self._owners[shard].locate(shard)
 

@@ -103,6 +103,10 @@ class MapReader(RunNames):
         """Return whether one shard has the same maps elsewhere, as ``parts_of`` returned them."""
 
     @abstractmethod
+    def run_of(self, shard: str, method: str) -> str:
+        """Return the ``run_hash`` of the run that made the maps of a method in one shard; empty if there are none."""
+
+    @abstractmethod
     def locate(self, shard: str) -> Location:
         """Return where the maps of a shard were computed.
 

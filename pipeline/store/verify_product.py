@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from pipeline.store.derived import content_hash
+from pipeline.store.derived import content_hash, has_same_maps
 from pipeline.store.drop import methods_of_product
 from pipeline.store.map_reader import MapReader
 from pipeline.store.object_store import ObjectStore
@@ -119,5 +119,5 @@ def _source_faults(atlas: MapReader, commit: DerivedCommit, name: str) -> Iterat
         yield f"{name}: was made from maps of another atlas"
     elif content_hash(atlas.record(commit.shard)) != commit.parent:
         yield f"{name}: was made from other maps than the atlas has now"
-    elif not atlas.has_parts(commit.shard, commit.parts):
+    elif not has_same_maps(atlas, commit):
         yield f"{name}: was made from maps of a part, or another atlas, that is not there, or has others now"

@@ -206,9 +206,9 @@ def test_products_of_before_stay_valid_and_new_ones_use_all_targets(
     label(atlas, predicted, ["png"], str(new))
     label(both, predicted, ["png"], str(other))
     assert read_labels(str(new)).drop(["parent"]).equals(read_labels(str(other)).drop(["parent"]))
-    assert [path.read_bytes() for path in sorted(new.glob("png/**/*.png"))] == [
-        path.read_bytes() for path in sorted(other.glob("png/**/*.png"))
-    ]
+    masks, expected = ([path.read_bytes() for path in sorted(each.glob("png/*.tar"))] for each in (new, other))
+    assert len(masks) == len(SHARDS)
+    assert masks == expected
     assert verify_products(atlas).faults == []
     (tmp_path / "boxes.csv").write_text("image_id,x0,y0,x1,y1\n" + "".join(f"s{n:04d},5,5,20,20\n" for n in range(9)))
     truth = read_truth(tmp_path / "boxes.csv")

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import FAST, crashed_copies, in_one_process, samples, soak_after, write_tar
+from support import DEMO_MODEL, FAST, crashed_copies, in_one_process, samples, soak_after, write_tar
 
 from pipeline.audit.verify_products import verify_products
+from pipeline.demo.train_model import MODEL
+from pipeline.explain.artifacts import read_artifact, write_artifact
 from pipeline.label import label
 from pipeline.run import INLINE, run
 from pipeline.run.extend import extend, extend_targets
@@ -139,6 +141,35 @@ def test_products_of_dropped_methods_refuse_it_or_are_named_by_verify(copy: Path
     assert [fault for fault in faults if "was made from maps of legrad, which were dropped; remove it" in fault]
     assert all(fault.startswith(("labels/own", "labels/part")) for fault in faults)
     assert any(fault.startswith("labels/part") for fault in faults)
+
+
+def test_masks_of_another_artifact_are_made_again(tmp_path: Path) -> None:
+    """The method has its name and its settings, the atlas its own commits, as before."""
+    url, own, other = f"{tmp_path}/atlas", str(MODEL / "gates.safetensors"), tmp_path / "gates.safetensors"
+    trained = read_artifact(own)
+    write_artifact(other, {name: -tensor for name, tensor in trained.tensors.items()}, trained.record)
+    write_tar(tmp_path / "a.tar", samples(2))
+    changes = {"shards": (f"{tmp_path}/a.tar",), "model": DEMO_MODEL, "targets": ("predicted",)}
+    plan(RunSpec(methods=("legrad",), artifacts=(own,), **changes), url)
+    policies = {
+        name: Policy(name=name, methods=(name,), threshold=Threshold(kind="otsu"), target="predicted")
+        for name in ("diffmask", "legrad")
+    }
+
+    def made(name: str, out: str) -> list[bytes]:
+        label(Atlas.open(url), policies[name], ["png"], f"{tmp_path}/{out}")
+        return [path.read_bytes() for path in sorted((tmp_path / out).glob("png/*.tar"))]
+
+    with in_one_process():
+        run(url, INLINE)
+        before, kept = made("diffmask", "masks"), made("legrad", "atlas/labels/legrad")
+        made("diffmask", "atlas/labels/diffmask")
+        drop(url, ["diffmask"], leave_products=True)
+        atlas = extend(url, [], [str(other)], INLINE)
+        (fault,) = verify_products(atlas).faults
+        assert fault.startswith("labels/diffmask/commits/a.json: was made from maps of a part")
+        assert made("diffmask", "masks") == made("diffmask", "anew") != before
+        assert made("legrad", "atlas/labels/legrad") == kept
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,8 @@ def test_a_part_of_either_of_two_computations_of_one_run_is_known(world: World, 
     parts = Atlas.open(urls).parts_of("shards-0", both)
     assert len(parts) == 3
     (part,) = Atlas.open(str(tmp_path / "a")).parts
+    runs = [Atlas.open(urls).run_of("shards-0", method) for method in (*both, "b:legrad", "b:random")]
+    assert runs == [part.own.run_hash, part.own.run_hash, part.own.extends, ""]
     record = part.record("shards-0")
     changed = record.model_copy(update={"objects": (*record.objects, record.objects[0])})
     Path(part.objects.url, "commits/shards-0.json").write_bytes(changed.to_bytes())

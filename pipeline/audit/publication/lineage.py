@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pyarrow as pa
 
 from pipeline.store import MapReader, ObjectStore
-from pipeline.store.derived import content_hash
+from pipeline.store.derived import content_hash, has_same_maps
 from pipeline.store.parquet import from_parquet
 from pipeline.utils.concurrency import concurrent_map
 from schemas.audit_tables import LINEAGE
@@ -157,7 +157,7 @@ def _shard_faults(atlas: MapReader, objects: ObjectStore, shard: str) -> list[st
         return [f"{shard} was made of other maps than the atlas has; make it again"]
     if commit.atlas != atlas.atlas_of(shard):
         return [f"{shard} was made of maps of another atlas; make it again"]
-    if not atlas.has_parts(shard, commit.parts):
+    if not has_same_maps(atlas, commit):
         return [f"{shard} was made of maps of a part that the atlas does not have; make it again"]
     if any(record.path == f"{_LABEL_TABLES}/{shard}.parquet" for record in commit.objects):
         return list(_label_faults(atlas, objects, shard))

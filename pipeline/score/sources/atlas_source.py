@@ -80,6 +80,10 @@ class AtlasSource(ScoreSource):
         """See ``MapReader.has_parts``."""
         return self.atlas.has_parts(shard, parts)
 
+    def run_of(self, shard: str, method: str) -> str:
+        """See ``MapReader.run_of``."""
+        return self.atlas.run_of(shard, method)
+
     def atlas_of(self, shard: str) -> str:
         """See ``MapReader.atlas_of``."""
         return self.atlas.atlas_of(shard)

@@ -141,6 +141,10 @@ class ScoreSource(ABC):
         """Return whether a shard has the same maps in these parts, as ``parts_of`` returned them."""
         return not parts
 
+    def run_of(self, shard: str, method: str) -> str:
+        """Return the ``run_hash`` of the run that has made the maps of a method; empty without an atlas."""
+        return ""
+
     def atlas_of(self, shard: str) -> str:
         """Return the ``run_hash`` of the atlas that has a shard, where several are joined; else nothing."""
         return ""
