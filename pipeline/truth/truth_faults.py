@@ -78,7 +78,16 @@ class TruthFaults:
             return
         if sized.size is None:
             return
-        ends, sizes = boxes[:, 2:] + 1, np.array([sized.size], np.float64)
+        self.add_boxes(boxes, sized.size)
+
+    def add_boxes(self, boxes: NDArray[np.float64], size: tuple[int, int]) -> None:
+        """Add the boxes of an image: objects, or predictions.
+
+        Args:
+            boxes: float [m, 4], as x0, y0, x1, y1 in pixels, ends inclusive.
+            size: width and height of the image in pixels.
+        """
+        ends, sizes = boxes[:, 2:] + 1, np.array([size], np.float64)
         self._images += 1
         self._boxes += len(boxes)
         self._beyond += int(_reaches_out(ends, sizes).sum())

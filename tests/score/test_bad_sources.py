@@ -226,3 +226,20 @@ def test_a_box_below_one_pixel_is_one_pixel(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "results.json"), truth)
     ((_, read),) = source.predictions(source.shard_names[0], source.methods)
     assert read()["results"].tolist() == [10.6, 5, 10.6, 8]
+
+
+@pytest.mark.parametrize(
+    ("box", "says"),
+    [
+        ("60,70,90,95", "boxes.csv end outside of their image"),
+        ("3,2,12,14", "boxes.csv reaches beyond 32% of the width and 50% of the height of its image"),
+        ("3,2,30,14", None),
+    ],
+)
+def test_boxes_that_are_hardly_in_pixels_are_named(box: str, says: str | None, tmp_path: Path) -> None:
+    names = [f"s{number}.jpg" for number in range(10)]
+    truth = read_truth(boxed(tmp_path / "truth.json", names))
+    (tmp_path / "boxes.csv").write_text("\n".join([BOXES, *(f"{name},{box}" for name in names)]))
+    said: list[str] = []
+    open_source(str(tmp_path / "boxes.csv"), truth, log=said.append)
+    assert [says in line for line in said] == [True] if says else not said

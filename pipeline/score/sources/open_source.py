@@ -1,7 +1,9 @@
 """Opening of sources: which kind a path is, judged by the files that it names."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.score.sources.atlas_source import AtlasSource
 from pipeline.score.sources.box_table import BoxFile
@@ -10,6 +12,7 @@ from pipeline.score.sources.map_files import MapFiles
 from pipeline.score.sources.source import ScoreSource
 from pipeline.store import Atlas, MapReader, ObjectStore
 from pipeline.truth import TruthSet
+from pipeline.truth.truth_faults import TruthFaults
 from pipeline.utils.source_name import split_source_name
 from schemas.errors import UsageError
 from schemas.layout import RUN
@@ -52,7 +55,8 @@ def open_source(
         methods: of an atlas; empty is all.
         separator: dot of a file name that ends the key of its image.
         are_image_sized: the files are maps, each as large as its image.
-        log: called with a message for files that are left out.
+        log: called with a message for files that are left out, and with each sign that boxes are not in pixels of the
+            images, where the truth gives their sizes.
 
     Raises:
         UsageError: it is nothing of these, or cannot be read.
@@ -68,7 +72,23 @@ def open_source(
     if file.is_dir() or (file.is_file() and suffix == ".tar"):
         return MapFiles.open(file, name, separator, are_image_sized, log)
     if file.is_file() and suffix == ".json":
-        return open_results(file, name, truth, separator)
-    if file.is_file() and suffix in (".csv", ".txt"):
-        return BoxFile.open(file, name, separator)
-    raise UsageError(f"{path}: is not {_EXPECTED}; name one")
+        source = open_results(file, name, truth, separator)
+    elif file.is_file() and suffix in (".csv", ".txt"):
+        source = BoxFile.open(file, name, separator)
+    else:
+        raise UsageError(f"{path}: is not {_EXPECTED}; name one")
+    if isinstance(source, BoxFile):
+        for fault in _find_box_faults(source, truth):
+            log(fault)
+    return source
+
+
+def _find_box_faults(source: BoxFile, truth: TruthSet) -> Iterator[str]:
+    """Return the signs that boxes are not in pixels of the images whose sizes the truth gives."""
+    faults = TruthFaults()
+    for shard in source.shard_names:
+        for key, box in source.parts[shard].items():
+            found = truth.find(key)
+            if found is not None and found.size is not None:
+                faults.add_boxes(np.array([box], np.float64), found.size)
+    return faults.describe(source.url)
