@@ -16,15 +16,25 @@ An activation is a tensor that depends on the images. Of a function that takes n
 A further function is one decorated function here; a network made of functions with rules needs nothing.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.models.efficientvit_mit import LiteMLA
 from torch import Tensor, nn
 
+from pipeline.explain.function_values import (
+    activations,
+    function_name,
+    keep_kind,
+    kind_of,
+    mark,
+    numbers,
+    parts,
+    tensors,
+)
 from pipeline.explain.linear_rules import bias_tap, linear_call, merge_batch_norm, note_use
 from pipeline.explain.overwriting import out_of_place
 from pipeline.explain.relevance_rules import (
@@ -39,9 +49,6 @@ from pipeline.explain.relevance_rules import (
 
 Rule = Callable[..., Any]
 """Computes the value of a function: ``rule(state, function, *arguments, **options)``."""
-
-Kind = Literal["attention", "gate"]
-"""What the relevance of a product with a tensor depends on: weights of attention, or a gate."""
 
 LINEAR_ATTENTIONS: dict[type[nn.Module], str] = {LiteMLA: "kernel_func"}
 """Classes of attention without a softmax, with the module that computes kernels of queries and keys, its weights."""
@@ -87,42 +94,6 @@ def call_by_rule(state: RuleState, func: Any, args: tuple[Any, ...], kwargs: dic
     return result
 
 
-def activations(value: Any) -> Iterator[Tensor]:
-    """List the tensors that depend on the images in a value, a list, or a dictionary, at any depth."""
-    return (each for each in _parts(value) if isinstance(each, Tensor) and each.requires_grad)
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """List the tensors in a value, a list, or a dictionary, at any depth."""
-    return [each for each in _parts(value) if isinstance(each, Tensor)]
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    if isinstance(value, tuple | list):
-        for part in value:
-            yield from _parts(part)
-    elif isinstance(value, dict):
-        yield from _parts(list(value.values()))
-    else:
-        yield value
-
-
-def numbers(value: Any) -> list[Any]:
-    """List the numbers in what a function returned, and its tensors of numbers; integers are positions and sizes."""
-    return [
-        each
-        for each in _parts(value)
-        if isinstance(each, float | complex)
-        or (isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex()))
-    ]
-
-
-def function_name(func: Any) -> str:
-    """Return the name of a function, as one would write it."""
-    name = str(getattr(func, "__name__", func))
-    return str(func.__self__.__name__) if name in ("__get__", "__set__") else name
-
-
 def _without_rule(state: RuleState, func: Any, *args: Any, **kwargs: Any) -> Any:
     """Call a function that returns a shape, a comparison, or else no numbers; refuse every other one."""
     name = function_name(func)
@@ -130,13 +101,20 @@ def _without_rule(state: RuleState, func: Any, *args: Any, **kwargs: Any) -> Any
     changes |= getattr(func, "__name__", "") in ("__setitem__", "__set__")
     if not changes and "out" not in kwargs:
         result = func(*args, **kwargs)
-        if not numbers(result) and all(isinstance(each, _WITHOUT_NUMBERS) for each in _parts(result)):
+        if not numbers(result) and all(isinstance(each, _WITHOUT_NUMBERS) for each in parts(result)):
             return result
     raise NoRule(f"calls {name}")
 
 
 _WITHOUT_NUMBERS = (Tensor, int, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 """What such a function may return. Others are arrays of NumPy, storages, and handles of hooks on gradients."""
+
+
+def loses_kind(func: Any, inputs: list[Tensor], result: Any) -> bool:
+    """Return whether a function takes weights of attention or a gate for values, and not as a factor of some."""
+    if _RULES.get(func) in (_product, _einsum, _quotient):
+        return False
+    return any(map(kind_of, inputs)) and not all(map(kind_of, numbers(result)))
 
 
 # -- what keeps its inputs, or adds, or chooses among them
@@ -179,12 +157,12 @@ def _ordinary_functions() -> list[Any]:
 
 @_rule(*_ordinary_functions())
 def _ordinary(state: RuleState, func: Any, *args: Any, **kwargs: Any) -> Any:
-    return _of_kind_of(func(*args, **kwargs), args, kwargs)
+    return keep_kind(func(*args, **kwargs), args, kwargs)
 
 
 @_rule(Tensor.view_as, Tensor.reshape_as, Tensor.expand_as, Tensor.type_as)
 def _shape_as(state: RuleState, func: Any, x: Tensor, other: Tensor) -> Any:
-    return _of_kind_of(func(x, other), x)
+    return keep_kind(func(x, other), x)
 
 
 @_rule(torch.dropout, F.dropout, F.dropout2d)
@@ -192,33 +170,7 @@ def _dropout(state: RuleState, func: Any, x: Tensor, p: float = 0.5, training: b
     """Return x; refuse what draws random numbers, whose relevance is another one each time."""
     if training and p:
         raise NoRule(f"calls {function_name(func)} in training mode")
-    return _of_kind_of(func(x, p, training), x)
-
-
-def _of_kind_of(result: Any, *arguments: Any) -> Any:
-    """Give a result the kind of the activations that it was computed from, where all have the same one."""
-    kinds = {kind_of(each) for each in activations(arguments)}
-    if len(kinds) == 1 and (kind := kinds.pop()) is not None:
-        for each in tensors(result):
-            _mark(each, kind)
-    return result
-
-
-def loses_kind(func: Any, inputs: list[Tensor], result: Any) -> bool:
-    """Return whether a function takes weights of attention or a gate for values, and not as a factor of some."""
-    if _RULES.get(func) in (_product, _einsum, _quotient):
-        return False
-    return any(map(kind_of, inputs)) and not all(map(kind_of, numbers(result)))
-
-
-def kind_of(x: Tensor) -> Kind | None:
-    """Return what a tensor is in products; None for values."""
-    return getattr(x, "_relevance_kind", None)
-
-
-def _mark(x: Tensor, kind: Kind) -> Tensor:
-    x._relevance_kind = kind  # type: ignore[attr-defined]
-    return x
+    return keep_kind(func(x, p, training), x)
 
 
 # -- products and quotients
@@ -237,7 +189,7 @@ def _shared(state: RuleState, product: Any, first: Any, second: Any) -> Any:
     A product of weights of attention, or of gates, is one again.
     """
     if not all(any(True for _ in activations(each)) for each in (first, second)):
-        return _of_kind_of(product(first, second), first, second)
+        return keep_kind(product(first, second), first, second)
     kinds = kind_of(first), kind_of(second)
     if "gate" not in kinds:
         weights = [lambda rules: rules.attention, lambda rules: 1 - rules.attention]
@@ -246,7 +198,7 @@ def _shared(state: RuleState, product: Any, first: Any, second: Any) -> Any:
             shares = [lambda rules: 0.5] * 2
         first, second = state.scaled(first, shares[0]), state.scaled(second, shares[1])
     result: Tensor = product(first, second)
-    return result if None in kinds else _mark(result, "attention" if "attention" in kinds else "gate")
+    return result if None in kinds else mark(result, "attention" if "attention" in kinds else "gate")
 
 
 @_rule(torch.einsum)
@@ -257,7 +209,7 @@ def _einsum(state: RuleState, func: Any, equation: Any, *operands: Any) -> Any:
         raise NoRule("calls einsum of more than two tensors")
     if len(operands) == 2:
         return _shared(state, partial(func, equation), *operands)
-    return _of_kind_of(func(equation, *operands), operands)
+    return keep_kind(func(equation, *operands), operands)
 
 
 @_rule(torch.div, torch.divide, torch.true_divide, Tensor.div, Tensor.divide, Tensor.true_divide, Tensor.__truediv__)
@@ -267,7 +219,7 @@ def _quotient(state: RuleState, func: Any, x: Any, divisor: Any) -> Any:
         raise NoRule("divides a constant by an activation")
     if isinstance(divisor, Tensor) and divisor.requires_grad:
         divisor = state.constant(divisor)
-    return _of_kind_of(func(x, divisor), x)
+    return keep_kind(func(x, divisor), x)
 
 
 # -- attention and gates
@@ -302,12 +254,12 @@ def _softmax(state: RuleState, func: Any, *args: Any, **kwargs: Any) -> Tensor:
 
 def as_attention(state: RuleState, weights: Tensor) -> Tensor:
     """Return weights of attention, which are constants by some rules."""
-    return _mark(state.scaled(weights, lambda rules: float(rules.attention > 0)), "attention")
+    return mark(state.scaled(weights, lambda rules: float(rules.attention > 0)), "attention")
 
 
 @_rule(torch.sigmoid, Tensor.sigmoid, F.sigmoid, F.hardsigmoid)
 def _gate(state: RuleState, func: Any, x: Tensor) -> Tensor:
-    return _mark(state.constant(func(x)), "gate")
+    return mark(state.constant(func(x)), "gate")
 
 
 # -- norms
@@ -371,7 +323,7 @@ def _normalize(
 
     With the ordinary gradient the relevance of a similarity would be 0: it does not depend on the length of x.
     """
-    return _of_kind_of(x / state.constant(x.norm(p, dim, keepdim=True).clamp_min(eps)), x)
+    return keep_kind(x / state.constant(x.norm(p, dim, keepdim=True).clamp_min(eps)), x)
 
 
 # -- activation functions, linear layers
@@ -386,7 +338,7 @@ def _activation(state: RuleState, func: Any, x: Tensor, *options: Any, **named: 
 @_rule(F.prelu)
 def _prelu(state: RuleState, func: Any, x: Tensor, weight: Tensor) -> Any:
     _require_constant(func, weight)
-    return _of_kind_of(func(x, weight), x)
+    return keep_kind(func(x, weight), x)
 
 
 def _require_constant(func: Any, *weights: Tensor | None) -> None:
@@ -405,7 +357,7 @@ def _linear(
         if isinstance(padding, str):
             raise NoRule(f"calls {function_name(func)} with padding={padding!r}")
     if not state.keeps_gamma:
-        return _of_kind_of(_with_bias(state, func(x, weight, bias, *options), bias), x)
+        return keep_kind(_with_bias(state, func(x, weight, bias, *options), bias), x)
     _require_constant(func, bias)
     in_attention, is_layer = state.in_attention, func is F.linear
 
@@ -415,7 +367,7 @@ def _linear(
         return state.rules.gamma if is_layer else state.rules.convolution_gamma
 
     output = linear_call(gamma, func, x, weight, bias, options)
-    return _of_kind_of(_with_bias(state, output, bias), x)
+    return keep_kind(_with_bias(state, output, bias), x)
 
 
 @_rule(F.batch_norm)
@@ -442,7 +394,7 @@ def _batch_norm(
 
     scale = (running_var + eps).rsqrt() * (1 if weight is None else weight)
     shift = (0 if bias is None else bias) - running_mean * scale
-    return _of_kind_of(merge_batch_norm(x, norm, scale, shift), x)
+    return keep_kind(merge_batch_norm(x, norm, scale, shift), x)
 
 
 def _with_bias(state: RuleState, output: Tensor, bias: Tensor | None) -> Tensor:

@@ -13,16 +13,12 @@ from pipeline.explain.function_rules import (
     CREATE,
     LINEAR_ATTENTIONS,
     NoRule,
-    activations,
     as_attention,
     call_by_rule,
-    function_name,
-    kind_of,
     loses_kind,
-    numbers,
-    tensors,
 )
-from pipeline.explain.overwriting import overwrites
+from pipeline.explain.function_values import activations, function_name, kind_of, numbers, tensors
+from pipeline.explain.overwriting import out_of_place, overwrites
 from pipeline.explain.relevance_rules import RuleState
 from schemas.errors import UnsupportedModel
 
@@ -190,7 +186,7 @@ class RuleCheck(RuleMode):
         takes_shape_only = function_name(func) in CREATE and not any(True for _ in activations((args[1:], kwargs)))
         if not any(each.requires_grad for each in found) and not takes_shape_only:
             raise NoRule(f"calls {function_name(func)} without a gradient")
-        if loses_kind(func, inputs, result):
+        if loses_kind(out_of_place(func, args, kwargs)[0], inputs, result):
             raise NoRule(f"calls {function_name(func)} of weights of attention or of a gate as if they were values")
         if func in _ATTENTION:
             self.attention[self._attention_path()] = None

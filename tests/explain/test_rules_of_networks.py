@@ -218,11 +218,13 @@ def test_a_convolution_of_a_sequence_is_that_of_an_image_of_one_row() -> None:
 def test_what_overwrites_its_input_has_the_relevance_of_what_does_not() -> None:
     def overwriting(x: Tensor) -> Tensor:
         y = F.silu(F.conv2d(x, weight), inplace=True)
+        y *= y.mean((2, 3), True).sigmoid_()
         y += F.relu(x[:, :2, 1:-1, 1:-1] * 2, inplace=True)
         return y.mul_(3).div_(2)
 
     def plain(x: Tensor) -> Tensor:
-        return (F.silu(F.conv2d(x, weight)) + F.relu(x[:, :2, 1:-1, 1:-1] * 2)) * 3 / 2
+        y = F.silu(F.conv2d(x, weight))
+        return (y * y.mean((2, 3), True).sigmoid() + F.relu(x[:, :2, 1:-1, 1:-1] * 2)) * 3 / 2
 
     random = torch.Generator().manual_seed(0)
     weight = torch.randn(2, 3, 3, 3, dtype=torch.float64, generator=random)
@@ -382,6 +384,11 @@ def test_a_network_with_an_operation_without_a_rule_is_refused_by_its_name(
         explain(model, random_images(size=(32, 32)), TARGETS, "cp_lrp:read=pixels")
     maps = explain(model, random_images(size=(32, 32)), TARGETS, ["grad_input", "gradcam"])
     assert all(each.isfinite().all() for each in maps.values())
+
+
+def test_a_gate_may_overwrite_what_it_multiplies() -> None:
+    described = describe(Small(lambda x: (x * 1).mul_(x.sigmoid())), (32, 32))
+    assert Requirement.LAYERS not in described.missing
 
 
 def test_relevance_of_compiled_code_is_that_of_the_code() -> None:
