@@ -17,7 +17,7 @@ from pipeline.read.sample_keys import sample_key
 from pipeline.truth.coco import CocoTruth, refuse_mixed_categories
 from pipeline.truth.mask_folder import tight_boxes
 from pipeline.truth.truth import Boxes, Mask, Truth
-from pipeline.truth.truth_set import TruthSet
+from pipeline.truth.truth_set import RENAME, TruthSet
 from pipeline.utils.local_file import read_bytes
 from schemas.base import sha256
 from schemas.errors import UsageError
@@ -91,7 +91,7 @@ def parse_results(path: Path, images: Path | None = None, separator: KeySeparato
     for image_id, group in by_image.items():
         key, width, height = _find_image(image_id, known, path, images, separator)
         if key in found:
-            raise UsageError(f"{path}: two images have the key {key}; rename one of them")
+            raise UsageError(f"{path}: two images have the key {key}; {RENAME}")
         found[key] = ImageResults(key, width, height, tuple(group))
     return CocoResults(path, digest, tuple(found.values()))
 

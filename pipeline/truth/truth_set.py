@@ -11,6 +11,8 @@ from schemas.base import sha256
 from schemas.errors import UsageError
 from schemas.run import MaskValues, TruthOrientation
 
+RENAME = "rename one of them, or, if names have several dots, end keys at the last one by --key-separator last-dot"
+
 
 @dataclass(frozen=True, eq=False)
 class TruthSet:
@@ -60,7 +62,7 @@ class TruthSet:
         by_key: dict[str, Truth] = {}
         for truth in truths:
             if truth.key in by_key:
-                raise UsageError(f"{path}: two images have the key {truth.key}; rename one of them")
+                raise UsageError(f"{path}: two images have the key {truth.key}; {RENAME}")
             by_key[truth.key] = truth
         names = {key.rpartition("/")[2] for key in by_key}
         folders = frozenset(key.rpartition("/")[0] for key in by_key)
