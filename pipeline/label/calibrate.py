@@ -1,6 +1,6 @@
 """Calibration: find the threshold of a policy on a small split of images with truth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -53,8 +53,8 @@ class CalibrationSource:
             log: called with each sign that the truth means something else than its format says.
 
         Raises:
-            UsageError: no image of the atlas has truth; a truth matches two samples or is of another size; or the
-                policy cannot be applied, see ``check_policy``.
+            UsageError: no image of the atlas has truth; a truth matches two samples or is of another size; it has
+                masks of some images and boxes of others; or the policy cannot be applied, see ``check_policy``.
         """
         atlas, truth = self.atlas or atlas, self.truth
         check_policy(atlas, policy)
@@ -63,8 +63,9 @@ class CalibrationSource:
         shards = truth_by_shard(atlas, truth, atlas.find_target(policy.target), log)
         needs_gpu = isinstance(policy.refine, Pamr)  # a segmenter is not applied here
         by_shard = dict(parallel_map(work, shards, "calibrate", options.address, needs_gpu))
-        rows = [overlaps for shard in sorted(by_shard) for overlaps in by_shard[shard]]
-        total, images = np.array(rows).reshape(-1, len(THRESHOLDS)).sum(0), len(rows)
+        rows = [row for shard in sorted(by_shard) for row in by_shard[shard]]
+        refuse_mixed_kinds({has_mask for has_mask, _ in rows}, truth)
+        total, images = np.array([overlaps for _, overlaps in rows]).reshape(-1, len(THRESHOLDS)).sum(0), len(rows)
         if not images:
             raise UsageError(f"{truth.name}: has no object in any image of {atlas.url}")
         best = int(total.argmax())
@@ -75,6 +76,20 @@ class CalibrationSource:
             f"largest mean IoU, {total[best] / images:.4f}, of {images} images in {truth.name} ({truth.digest}) "
             f"with the maps of {runs}"
         )
+
+
+def refuse_mixed_kinds(kinds: Collection[bool], truth: TruthSet) -> None:
+    """Refuse a truth whose overlaps would be of masks in some images, and of boxes in others.
+
+    Args:
+        kinds: whether images have masks of their objects.
+        truth: of the images.
+
+    Raises:
+        UsageError: some do, and others do not.
+    """
+    if len(kinds) > 1:
+        raise UsageError(f"{truth.name}: has masks of some images and only boxes of others; give one kind at a time")
 
 
 def runs_of(atlas: MapReader) -> dict[str, str]:
@@ -95,10 +110,10 @@ def truth_by_shard(
 
 def _shard_overlaps(
     policy: Policy, allow_pipe: bool, item: tuple[MapReader, str, TruthSet]
-) -> tuple[str, list[list[float]]]:
-    """Return a shard, and for each of its images with truth the overlap at each threshold."""
+) -> tuple[str, list[tuple[bool, list[float]]]]:
+    """Return a shard, and for each of its images with truth whether it has masks, and the overlap at each threshold."""
     atlas, shard, truths = item
-    overlaps: list[list[float]] = []
+    rows: list[tuple[bool, list[float]]] = []
     candidates = [
         policy.model_copy(update={"threshold": Threshold(kind="fixed", value=float(value))}) for value in THRESHOLDS
     ]
@@ -108,8 +123,9 @@ def _shard_overlaps(
             continue
         truth = truth.for_sample(sample, atlas.run.spec.exif)
         size = atlas.run.model.input_size
-        overlaps.append([mask_overlap(make_label(heatmap, sample, size, candidate), truth) for candidate in candidates])
-    return shard, overlaps
+        labels = (make_label(heatmap, sample, size, candidate) for candidate in candidates)
+        rows.append((truth.mask is not None, [mask_overlap(label, truth) for label in labels]))
+    return shard, rows
 
 
 def mask_overlap(label: Label, truth: Truth) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.image.iou import box_iou, mask_iou
 from pipeline.image.upsample import upsample_to_image, valid_region
-from pipeline.label.calibrate import truth_by_shard
+from pipeline.label.calibrate import refuse_mixed_kinds, truth_by_shard
 from pipeline.label.combine import combine_maps
 from pipeline.label.mask import postprocess_mask
 from pipeline.label.refine import Refiner, make_refiner
@@ -99,7 +99,7 @@ def search_policies(
         UsageError: fewer than two images have an object, some have masks and others only boxes, or no mask meets an
             object.
     """
-    log(f"policies: {len(candidates)} of single methods and pairs, {len(THRESHOLDS)} thresholds each")
+    log(f"policies: {len(candidates)}, {len(THRESHOLDS)} thresholds each")
     work = partial(_shard_overlaps, candidates)
     shards = truth_by_shard(atlas, truth, candidates[0].target)
     found = dict(parallel_map(work, shards, "policies", options.address, gpu=True))
@@ -107,8 +107,7 @@ def search_policies(
     kinds = {has_mask for has_mask, _ in rows}
     if len(rows) < 2:
         raise UsageError(f"{truth.name}: has an object in {len(rows)} images with maps; a policy needs at least two")
-    if len(kinds) > 1:
-        raise UsageError(f"{truth.name}: has masks of some images and only boxes of others; give one kind at a time")
+    refuse_mixed_kinds(kinds, truth)
     overlaps = np.stack([values for _, values in rows])
     chosen = choose(overlaps)
     if not overlaps[:, chosen[0], chosen[1]].any():

@@ -62,6 +62,16 @@ def test_a_calibrated_threshold_is_the_best_on_the_split_and_nothing_else_is_loo
     assert about["policy"]["threshold"]["kind"] == "calibrated"
 
 
+def test_masks_and_boxes_are_not_mixed_in_one_mean(atlas: Atlas, world: SyntheticDataset, tmp_path: Path) -> None:
+    file = split(world, tmp_path, 8)
+    content = json.loads(file.read_text())
+    del content["annotations"][0]["segmentation"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"split.json: has masks of some images and only boxes of others; give one"):
+        label(atlas, CALIBRATED, ["png"], str(tmp_path / "out"), CalibrationSource(read_truth(file)))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_scale_moves_the_threshold_that_was_found_and_several_methods_have_one(
     atlas: Atlas, world: SyntheticDataset, tmp_path: Path
 ) -> None:
