@@ -8,10 +8,10 @@ from torch import nn
 
 from pipeline.explain.anatomy import NoGlobalAttention, describe_transformer
 from pipeline.explain.classifier_faults import NO_CLASSIFIER, classes_fault
-from pipeline.explain.feature_layers import NoFeatureGrid, find_features, is_linear, reads_mean
+from pipeline.explain.feature_layers import NoFeatureGrid, find_features, try_read_out
 from pipeline.explain.head_modules import attached_module, head_activation
 from pipeline.explain.model_state import preserve_model_state
-from pipeline.explain.module_classes import NETWORKS, base_class, find_tensor_fault, find_wrapper_fault
+from pipeline.explain.module_classes import NETWORKS, base_class, find_tensor_fault, find_wrapper_fault, path_of
 from pipeline.explain.network import FeatureLayer, Network, Requirement
 from pipeline.explain.shape_run import ShapeRun, is_norm, run_shapes
 from schemas.errors import UnsupportedModel
@@ -53,9 +53,9 @@ def general_fault(model: Any) -> str | None:
         if isinstance(model, NETWORKS):
             known = ", ".join(network.__name__ for network in NETWORKS)
             return f"it is none of timm's {known}, but a class derived from one; load its weights into timm's model"
-        for path, module in model.named_modules():
+        for module in model.modules():
             if base_class(module) in NETWORKS:
-                return f"it wraps a {type(module).__name__}; give that, model.{path}"
+                return f"it wraps a {type(module).__name__}; give that, model.{path_of(module, model)}"
     if any(base.__module__.startswith("transformers.") for base in type(model).__mro__):
         return "it is a model of transformers that is no plain vision transformer, or none that timm has"
     return None
@@ -97,9 +97,11 @@ def _describe_any(model: Any, size: Size | None, no_attention: str) -> Network:
         missing[Requirement.FEATURES] = str(refusal)
     apart = bool(features) and not features[0].no_readout and not next(model.parameters()).is_meta
     empty: Any = getattr(head, "empty", None)
-    pools = apart and reads_mean(model, features[0])
-    if apart and not pools and reads_mean(model, filled := replace(features[0], fills=True)):
-        features, pools = (filled, *features[1:]), True
+    reads_mean, is_linear = try_read_out(model, features[0]) if apart else (False, False)
+    if apart and not reads_mean:
+        filled = replace(features[0], fills=True)
+        reads_mean, is_linear = try_read_out(model, filled)
+        features = (filled, *features[1:]) if reads_mean else features
     return Network(
         family=family,
         grid=features[0].grid if features else _largest_grid(size),
@@ -112,8 +114,8 @@ def _describe_any(model: Any, size: Size | None, no_attention: str) -> Network:
         missing=missing,
         features=features,
         prefix_tokens=features[0].prefix_tokens if features else 0,
-        readout="mean" if pools else "features" if apart else "other",
-        has_linear_readout=pools and is_linear(model, features[0]),
+        readout="mean" if reads_mean else "features" if apart else "other",
+        has_linear_readout=is_linear,
         attention_modules=() if run.no_rule else run.attention,
     )
 

@@ -241,20 +241,24 @@ def _depends_on_positions(model: nn.Module, layer: FeatureLayer) -> bool:
     return not bool((logits == logits[:1]).all())
 
 
-def reads_mean(model: nn.Module, layer: FeatureLayer) -> bool:
-    """Return whether the read-out is a function of the mean of the grid, by trying on random features."""
-    features = _random_features(model, layer)
-    try:
-        means = features.mean((1, 2), keepdim=True)
-        if layer.fills:
-            of_mean, logits = _read(model, layer, torch.cat([means.expand_as(features), features])).chunk(2)
-        else:  # the mean first, since the other takes longer, and in vain if a single cell is refused
-            of_mean, logits = _read(model, layer, means), _read(model, layer, features)
+def try_read_out(model: nn.Module, layer: FeatureLayer) -> tuple[bool, bool]:
+    """Return whether the read-out is a function of the mean of the grid, and whether that one is linear.
+
+    Both by trying on random features; a linear function may have a constant.
+    """
+    features, points = _random_features(model, layer), _random_points(model, layer)
+    try:  # the means first, since the other takes longer, and in vain if a single cell is refused
+        of_means, of_lines = _read(model, layer, points).split([len(features), len(features) // 2])
+        logits = _read(model, layer, features)
         prefix = features[:, 0, : layer.prefix_tokens] + 1
         of_prefix = _read(model, layer, features, prefix) if layer.prefix_tokens else logits
     except (RuntimeError, AssertionError, ValueError):  # it takes no grid of one cell
-        return False
-    return _are_equal(model, logits, of_mean) and _are_equal(model, logits, of_prefix)
+        return False, False
+    if not (_are_equal(model, logits, of_means) and _are_equal(model, logits, of_prefix)):
+        return False, False
+    one, other = of_means[0::2], of_means[1::2]
+    expected, found = (torch.stack([line, other], 1).flatten(0, 1) for line in (2 * one - other, of_lines))
+    return True, _are_equal(model, expected, found)
 
 
 def returns_output_of(model: nn.Module, path: str, layer: FeatureLayer) -> bool:
@@ -265,19 +269,16 @@ def returns_output_of(model: nn.Module, path: str, layer: FeatureLayer) -> bool:
     return len(outputs) == 1 and torch.equal(outputs[0].flatten(1).double(), logits)
 
 
-def is_linear(model: nn.Module, layer: FeatureLayer) -> bool:
-    """Return whether a read-out of the mean is linear in it, but for a constant, by trying on random means."""
-    features = _random_features(model, replace(layer, grid=(1, 1)))
-    first, second = features[0::2], features[1::2]
-    one, other, line = _read(model, layer, torch.cat([first, second, 2 * first - second])).chunk(3)
-    expected = torch.stack([2 * one - other, other], 1).flatten(0, 1)
-    return _are_equal(model, expected, torch.stack([line, other], 1).flatten(0, 1))
-
-
 def _random_features(model: nn.Module, layer: FeatureLayer) -> Tensor:
     """Return random features [2 S, h, w, D], two of each of the sizes that are tried."""
     weights = next(model.parameters())
     return _random_numbers((*layer.grid, layer.channels), weights.dtype, weights.device)
+
+
+def _random_points(model: nn.Module, layer: FeatureLayer) -> Tensor:
+    """Return their means over the grid, and of each two a third point on the line through them [3 S, 1, 1, D]."""
+    weights = next(model.parameters())
+    return _random_means((*layer.grid, layer.channels), weights.dtype, weights.device)
 
 
 @lru_cache(maxsize=8)
@@ -286,6 +287,12 @@ def _random_numbers(shape: tuple[int, int, int], dtype: torch.dtype, device: tor
     # A mean of its own for each channel and image, so that the mean over the grid is not near 0.
     features = torch.randn(2, *shape, generator=random) + torch.randn(2, 1, 1, shape[2], generator=random)
     return torch.cat([scale * features for scale in _SCALES[dtype]]).to(device, dtype)
+
+
+@lru_cache(maxsize=8)
+def _random_means(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    means = _random_numbers(shape, dtype, device).mean((1, 2), keepdim=True)
+    return torch.cat([means, 2 * means[0::2] - means[1::2]])
 
 
 def _read(model: Any, layer: FeatureLayer, features: Tensor, prefix: Tensor | None = None) -> Tensor:

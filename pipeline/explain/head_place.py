@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.explain.description import general_fault, stated_size
-from pipeline.explain.feature_layers import NoFeatureGrid, find_features, reads_mean, returns_output_of
+from pipeline.explain.feature_layers import NoFeatureGrid, find_features, returns_output_of, try_read_out
 from pipeline.explain.head_modules import BehindFlatten, TokenAndMean
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.module_classes import NETWORKS, base_class
@@ -81,7 +81,7 @@ def find_place(model: Any) -> HeadPlace:
                 f"its classifier reads a class token or an attention over {layer.path}, not the mean of features"
             )
         is_meta = next(model.parameters()).is_meta
-        if not is_meta and not reads_mean(model, layer):
+        if not is_meta and not try_read_out(model, layer)[0]:
             raise refuse(f"its classifier does not read the mean of the last features{_pooling(model)}")
         if not is_meta and not returns_output_of(model, path, layer):
             raise refuse(f"its logits are not the output of its classifier {path}, but made of it by further code")

@@ -1,6 +1,6 @@
 """Temporary state of a model for methods: evaluation mode, fused attention, no parameter gradients."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import RLock
 from typing import Any
@@ -12,6 +12,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from pipeline.explain.module_classes import path_of
 from schemas.errors import UnsupportedModel
 
 
@@ -27,9 +28,9 @@ def preserve_model_state(model: nn.Module) -> Iterator[None]:
             called with the few tokens or the masked copies that methods run its parts on.
     """
     with _LOCKS.setdefault(model, RLock()):
-        modules = dict(model.named_modules())
+        modules = list(model.modules())
         _refuse_hooks(model, modules)
-        with _evaluation_state(model, list(modules.values())):
+        with _evaluation_state(model, modules):
             yield
 
 
@@ -37,15 +38,16 @@ _WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)
 """Hooks that compute the weight of a module before it runs, and do nothing to its input and output."""
 
 
-def _refuse_hooks(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
-    for path, module in modules.items():
+def _refuse_hooks(model: nn.Module, modules: list[nn.Module]) -> None:
+    for module in modules:
         hooks = module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks
         for kind in filter(None, hooks):
             for hook in kind.values():
                 if not isinstance(hook, _WEIGHT_HOOKS):
+                    where = path_of(module, model) or "it"
                     name = getattr(hook, "__qualname__", type(hook).__qualname__)
                     raise UnsupportedModel(
-                        f"{type(model).__name__} cannot be explained: {path or 'it'} has a hook of other code "
+                        f"{type(model).__name__} cannot be explained: {where} has a hook of other code "
                         f"({name}); remove it with the remove() of its handle"
                     )
 

@@ -162,19 +162,25 @@ def find_fault(network: nn.Module, parts: Iterable[Part]) -> str | None:
 
 def find_tensor_fault(network: nn.Module) -> str | None:
     """Return which tensor of a network is none that methods can compute with, or None."""
-    for owner, module in network.named_modules():
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None and (reason := _tensor_fault(tensor)):
-                return f"{owner}.{name} {reason}".removeprefix(".")
+    for module in network.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and (reason := _tensor_fault(tensor)):
+                    return f"{path_of(module, network)}.{name} {reason}".removeprefix(".")
     return None
 
 
 def find_wrapper_fault(network: nn.Module) -> str | None:
     """Return which part of a network is wrapped by adapters of peft, by FSDP or by ``torch.compile``, or None."""
-    for path, module in network.named_modules():
+    for module in network.modules():
         if reason := _wrapper_fault(module):
-            return f"{path or 'it'} {reason}"
+            return f"{path_of(module, network) or 'it'} {reason}"
     return None
+
+
+def path_of(part: nn.Module, network: nn.Module) -> str:
+    """Return the path of a part, empty for the network itself. Paths of all parts cost as much as checks of them."""
+    return next(path for path, module in network.named_modules() if module is part)
 
 
 def _wrapper_fault(module: nn.Module) -> str | None:

@@ -13,33 +13,42 @@ _OWN = frozenset(vars(nn.Module()))
 _PLAIN = (bool, int, float, str, bytes, type(None), type, Enum, torch.dtype, torch.device)
 _PLAINEST = frozenset(_PLAIN)
 
+_END = object()
+"""Behind the attributes, the parameters, the buffers and the parts of a module."""
 
-def structure(model: nn.Module) -> Hashable:
+
+def structure(model: nn.Module) -> tuple[Hashable, ...]:
     """Return what decides which shapes a network computes: modules, their attributes, and shapes of their tensors.
 
     Values of tensors, hooks and the mode of training are left out.
     """
-    parts = tuple([(name, None if part is None else structure(part)) for name, part in model._modules.items()])
-    return type(model), _attributes(model), _tensors(model), parts
+    found: list[Any] = []
+    _collect(model, found)
+    return tuple(found)
 
 
-def _attributes(module: nn.Module) -> tuple[Hashable, ...]:
-    return tuple(
-        [
-            (name, value if type(value) in _PLAINEST else _value(value))
-            for name, value in vars(module).items()
-            if name not in _OWN
-        ]
-    )
-
-
-def _tensors(module: nn.Module) -> tuple[Hashable, ...]:
-    named = (*module._parameters.items(), *module._buffers.items())
-    return tuple([(name, None if tensor is None else (tensor.shape, tensor.dtype)) for name, tensor in named])
+def _collect(module: nn.Module, found: list[Any]) -> None:
+    # One flat list: thousands of small tuples would start the garbage collector.
+    found.append(type(module))
+    for name, value in vars(module).items():
+        if name not in _OWN:
+            found += name, value if type(value) in _PLAINEST else _value(value)
+    for tensors in (module._parameters, module._buffers):
+        found.append(_END)
+        for name, tensor in tensors.items():
+            found += (name, None) if tensor is None else (name, tensor.shape, tensor.dtype)
+    found.append(_END)
+    for name, part in module._modules.items():
+        found.append(name)
+        if part is not None:
+            _collect(part, found)
+    found.append(_END)
 
 
 def _value(value: Any) -> Hashable:
     """Return an attribute by its value, or by its identity where it has no simple one."""
+    if type(value) in (tuple, list) and _PLAINEST.issuperset(map(type, value)):  # the most common ones
+        return tuple(value)
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, Tensor):
