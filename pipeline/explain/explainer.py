@@ -1,6 +1,5 @@
 """``explain``: raw attribution maps of a batch of images by several methods."""
 
-import hashlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial, reduce
@@ -15,6 +14,7 @@ from pipeline.explain.attention_capture import upcast
 from pipeline.explain.capture import BackwardPass, Capture
 from pipeline.explain.description import describe
 from pipeline.explain.foreign_models import as_timm
+from pipeline.explain.image_keys import ImageKeys
 from pipeline.explain.method import Method
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.network import Network
@@ -131,8 +131,7 @@ def explain(
     chosen = check_supported(registry.resolve(entries), anatomy, cache(partial(weights_hash, model)))
     class_ids = _to_class_ids(targets, images)
     _check_arguments(model, anatomy, images, class_ids, keys, precision)
-    if keys is None:
-        keys = [hashlib.sha256(_to_bytes(image)).hexdigest() for image in images.detach()]
+    keys = ImageKeys(images) if keys is None else keys
     with preserve_model_state(model):
         return Explainer(model, anatomy, chosen, seed, precision).maps(images, lambda rows, _: class_ids[rows], keys)
 
@@ -272,7 +271,7 @@ class Explainer:
 
     def _record(self, images: Tensor, keys: Sequence[str], capture: Capture) -> NetworkTrace:
         passes = {each: wanted & capture for each, wanted in self.passes.items()}
-        of_run = capture, tuple(keys), self.seed, self.precision, passes
+        of_run = capture, keys, self.seed, self.precision, passes
         if isinstance(self.anatomy, Anatomy):
             return record_forward(self.model, self.anatomy, images, *of_run, self.first_blocks)
         return record_network(self.model, self.anatomy, images, *of_run, self.layers)
@@ -330,10 +329,6 @@ def _concatenate(chunks: list[MapBatch]) -> MapBatch:
         name: torch.cat([chunk.extra_outputs[name] for chunk in chunks]) for name in chunks[0].extra_outputs
     }
     return maps
-
-
-def _to_bytes(image: Tensor) -> bytes:
-    return image.cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def _to_class_ids(targets: Tensor | int, images: Tensor) -> Tensor:

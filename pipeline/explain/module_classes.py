@@ -230,9 +230,12 @@ def _function_names(cls: type) -> frozenset[str]:
     return frozenset(name for name in dir(cls) if callable(getattr(cls, name, None)))
 
 
+_TENSORS = (nn.Parameter, Tensor, getattr(nn, "Buffer", Tensor))
+
+
 def _tensor_fault(tensor: Tensor) -> str | None:
     if tensor.is_inference():
         return "was made under torch.inference_mode; make the network outside of it, or give copy.deepcopy(model)"
-    if type(tensor) not in (nn.Parameter, Tensor, getattr(nn, "Buffer", Tensor)):
+    if type(tensor) not in _TENSORS:
         return f"is a {type(tensor).__name__}; give ordinary tensors, neither quantized nor sharded"
     return None

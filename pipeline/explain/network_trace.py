@@ -1,6 +1,6 @@
 """A recorded forward of a batch through any network: logits, features on grids, and their gradients."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,7 +52,7 @@ class NetworkTrace:
     anatomy: Network
     images: Tensor
     capture: Capture
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     seed: int
     precision: Precision
     extra_outputs: dict[str, Tensor] = field(default_factory=dict)
@@ -273,7 +273,7 @@ def record_network(
     anatomy: Network,
     images: Tensor,
     capture: Capture,
-    keys: tuple[str, ...],
+    keys: Sequence[str],
     seed: int,
     precision: Precision = "full",
     passes: Mapping[BackwardPass, Capture] | None = None,

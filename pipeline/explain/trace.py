@@ -1,6 +1,6 @@
 """A recorded forward of a plain vision transformer, which does not change it, with its attention and tokens."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -173,7 +173,7 @@ def record_forward(
     anatomy: Anatomy,
     images: Tensor,
     capture: Capture,
-    keys: tuple[str, ...],
+    keys: Sequence[str],
     seed: int,
     precision: Precision = "full",
     passes: Mapping[BackwardPass, Capture] | None = None,
