@@ -122,9 +122,9 @@ class TruthFaults:
                 "are cut; are they of images of this size, and is the order of their numbers that of the format?"
             )
         elif self._images >= FEW and self._reach.max() < _CORNER:
-            width, height = self._reach
+            width, height = 100 * self._reach
             yield (
-                f"no box in {name} reaches beyond {width:.0%} of the width and {height:.0%} of the height of "
+                f"no box in {name} reaches beyond {width:.0f} % of the width and {height:.0f} % of the height of "
                 "its image, from the upper left; are they of smaller images, or in percent?"
             )
         apart = sum(fit < _FIT for fit in self._fits)

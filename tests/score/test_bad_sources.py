@@ -232,7 +232,7 @@ def test_a_box_below_one_pixel_is_one_pixel(tmp_path: Path) -> None:
     ("box", "says"),
     [
         ("60,70,90,95", "boxes.csv end outside of their image"),
-        ("3,2,12,14", "boxes.csv reaches beyond 32% of the width and 50% of the height of its image"),
+        ("3,2,12,14", "boxes.csv reaches beyond 32 % of the width and 50 % of the height of its image"),
         ("3,2,30,14", None),
     ],
 )
