@@ -18,7 +18,8 @@ from torch import nn
 
 from jobs.cli import main
 from pipeline.demo.synthetic_dataset import SyntheticDataset, write_dataset
-from pipeline.explain.explainer import ClassIdsFn, Explainer, MapBatch
+from pipeline.explain.explainer import ClassIdsFn, Explainer
+from pipeline.explain.map_batch import MapBatch
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas

@@ -2,9 +2,10 @@
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attribution import *  # noqa: F403 – every registered method
-from pipeline.explain.explainer import MapBatch, explain, flags
+from pipeline.explain.explainer import explain
 from pipeline.explain.foreign_models import as_timm, describe
 from pipeline.explain.head import Head
+from pipeline.explain.map_batch import MapBatch, flags
 from pipeline.explain.method import Method
 from pipeline.explain.network import Network
 from pipeline.explain.preprocess import overlay, prepare

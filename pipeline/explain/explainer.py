@@ -1,7 +1,7 @@
 """``explain``: raw attribution maps of a batch of images by several methods."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial, reduce
 from operator import or_
 from typing import get_args
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.attention_capture import upcast
 from pipeline.explain.capture import BackwardPass, Capture
 from pipeline.explain.description import describe
 from pipeline.explain.foreign_models import as_timm
 from pipeline.explain.image_keys import ImageKeys
+from pipeline.explain.map_batch import MapBatch
 from pipeline.explain.method import Method
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.network import Network
@@ -22,9 +22,7 @@ from pipeline.explain.network_trace import NetworkTrace, record_network
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.trace import record_forward
 from pipeline.explain.weights_hash import weights_hash
-from pipeline.utils.isolated import is_isolated
 from schemas.errors import RunFailedError, UnsupportedMethod, UsageError
-from schemas.layout import Flag
 from schemas.run import Precision
 
 StageCallback = Callable[[str], None]
@@ -36,56 +34,6 @@ ClassIdsFn = Callable[[slice, Tensor], Tensor]
 
 _OF_BLOCKS = (Capture.ATTENTION, Capture.TOKENS, Capture.GRAPH, Capture.MEAN_OUTPUTS)
 """What is recorded from some block on only, where no method asks for it before that one."""
-
-
-class MapBatch(dict[str, Tensor]):
-    """Maps [B, K, h, w] by the name of their method.
-
-    Attributes:
-        logits: [B, C] of the network.
-        extra_outputs: numbers that methods report beside each map, [B, K] by ``<method>_<output>``.
-    """
-
-    logits: Tensor
-    extra_outputs: dict[str, Tensor]
-
-    def flags(self, name: str) -> Tensor:
-        """Return a ``Flag`` for each map of a method, int8 [B, K]: whether it is degenerate."""
-        return flags(self[name])
-
-
-def flags(maps: Tensor) -> Tensor:
-    """Return a ``Flag`` for each map: whether it is constant, not finite, or shows a few single patches only.
-
-    Args:
-        maps: [..., h, w], raw.
-
-    Returns:
-        int8 [...] of ``Flag``.
-    """
-    patches = maps.flatten(-2)
-    constant = (patches == patches[..., :1]).all(-1)
-    not_finite = ~patches.isfinite().all(-1)
-    isolated = torch.from_numpy(is_isolated(upcast(maps).detach().cpu().numpy())).to(maps.device)
-    shown = torch.where(isolated, int(Flag.ISOLATED), constant.int())
-    return torch.where(not_finite, int(Flag.NOT_FINITE), shown).to(torch.int8)
-
-
-def precision_error(maps: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> dict[str, float]:
-    """Compute the error of maps against exact ones: max |difference| / max |exact|, median over the maps of a method.
-
-    Args:
-        maps: [B, K, h, w] by method.
-        exact: the same methods and shapes. Pairs where a map is not finite or the exact one is 0 are left out.
-    """
-    errors = {}
-    for name, values in maps.items():
-        largest = exact[name].abs().amax((2, 3))
-        ratio = (values - exact[name]).abs().amax((2, 3)) / largest
-        ratio = ratio[ratio.isfinite()]
-        if len(ratio):
-            errors[name] = float(ratio.median())
-    return errors
 
 
 def explain(

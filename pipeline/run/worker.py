@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.explain.anatomy import Anatomy
-from pipeline.explain.explainer import Explainer, precision_error
+from pipeline.explain.explainer import Explainer
 from pipeline.explain.head_modules import ZeroShotHead, attached_module
 from pipeline.explain.load import LoadedModel, load_model
+from pipeline.explain.map_batch import precision_error
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.network_trace import autocast
 from pipeline.explain.preprocess import Normalize

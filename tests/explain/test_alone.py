@@ -5,7 +5,8 @@ import torch
 from support import FAMILIES, SHORT, images_for, small_vit, soak_after
 
 from pipeline.explain import describe
-from pipeline.explain.explainer import Explainer, MapBatch
+from pipeline.explain.explainer import Explainer
+from pipeline.explain.map_batch import MapBatch
 from pipeline.explain.method import Method
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.registry import methods as registry

@@ -9,7 +9,8 @@ from support import images_for, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import Flag, describe, explain, flags, methods
-from pipeline.explain.explainer import Explainer, precision_error
+from pipeline.explain.explainer import Explainer
+from pipeline.explain.map_batch import precision_error
 from pipeline.explain.model_state import preserve_model_state
 from schemas.errors import RunFailedError
 

@@ -8,8 +8,9 @@ from support import FAMILIES, HEADS, images_for, random_head, small_vit
 from torch import Tensor, nn
 
 from pipeline.explain import describe, explain
-from pipeline.explain.explainer import check_supported, precision_error
+from pipeline.explain.explainer import check_supported
 from pipeline.explain.head import Head
+from pipeline.explain.map_batch import precision_error
 from pipeline.explain.readout import (
     class_log_odds,
     class_log_probabilities,
