@@ -110,3 +110,11 @@ def randomize(model: nn.Module) -> None:
 def random_images(count: int = 2, size: tuple[int, int] = (64, 64)) -> Tensor:
     """Random images, float64."""
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def without_constants(model: nn.Module) -> nn.Module:
+    """Set to 0 what is added to activations, and could take relevance away."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name.endswith(("bias", "running_mean", "pos_embed", "cls_token", "beta")):
+            tensor.data.zero_()
+    return model

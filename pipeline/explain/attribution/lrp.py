@@ -23,8 +23,8 @@ class RelevanceMethod(TargetMethod):
             the ``pixels`` of any network. Without γ the two differ by the bias of the embedding only.
         gamma: γ, which favours contributions that have the sign of a layer's output: of every linear layer and, at
             the pixels, of every convolution; 0 is none.
-        gamma_in_attention: whether the projections in attention have γ. In LXT's example for torchvision they have
-            none, in hilrp they have it; the two maps differ by more than their largest value.
+        gamma_in_attention: whether the layers of modules that compute attention have γ. In LXT's example for
+            torchvision they have none, in hilrp they have it; the two maps differ by more than their largest value.
         linear_gamma: γ of linear layers, where convolutions have another (LXT's example: 0.25 and 0.05).
     """
 
@@ -75,6 +75,8 @@ class RelevanceMethod(TargetMethod):
             return "its first layer makes no patches of the grid of its maps; take read=pixels"
         elif not self.gamma_in_attention and not anatomy.attention_modules:
             return "it has no attention by a softmax, of which gamma_in_attention=false could leave γ out"
+        elif not self.gamma_in_attention and "" in anatomy.attention_modules:
+            return "it computes attention in its own forward, so that gamma_in_attention=false would leave γ out of all"
         return super().unsupported(anatomy)
 
     def compute(self, trace: Any, targets: Tensor) -> Tensor:
