@@ -121,7 +121,10 @@ class TruthMaskSource:
     def describe_faults(self) -> Iterator[str]:
         """Yield each sign that the truth means something else than its format says, by its classes and sized boxes.
 
-        Masks are not decoded, since not all need be of training images.
+        Masks without boxes are not decoded, since not all need be of training images.
+
+        Raises:
+            UsageError: see ``TruthFaults.describe``.
         """
         faults = TruthFaults()
         for truth in self._truths.by_key.values():
