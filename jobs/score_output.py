@@ -5,7 +5,6 @@ from itertools import combinations
 from typing import Any
 
 from jobs import output
-from pipeline.score.printed_scores import count_without_mask
 from pipeline.utils.interval_text import format_interval
 from pipeline.utils.terminal import echo
 
@@ -36,6 +35,8 @@ def show_scores(paths: Sequence[str], folder: str, rows: Sequence[Mapping[str, A
         rows: as ``schemas.scores.LOCALIZATION``.
         differences: print them also of many methods.
     """
+    from pipeline.score.printed_scores import count_without_mask
+
     several = len(paths) > 1
     columns = {title: name for title, name in _COLUMNS.items() if any(row[name] is not None for row in rows)}
     compared = {title: name for title, name in columns.items() if title in _COMPARED}
