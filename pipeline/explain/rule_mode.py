@@ -20,6 +20,7 @@ from pipeline.explain.function_rules import (
 from pipeline.explain.function_values import activations, function_name, kind_of, numbers, tensors
 from pipeline.explain.overwriting import out_of_place, overwrites
 from pipeline.explain.relevance_rules import RuleState
+from pipeline.explain.uncompiled import uncompiled
 from schemas.errors import UnsupportedModel
 
 
@@ -56,7 +57,7 @@ class RuleMode(TorchFunctionMode):
                 if kernel := LINEAR_ATTENTIONS.get(type(module)):
                     hook = module.get_submodule(kernel).register_forward_hook(self._as_attention)
                     stack.enter_context(hook)
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(uncompiled())
             stack.enter_context(self)
             yield
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pipeline.explain import UnsupportedMethod, describe, explain
 from pipeline.explain.network import Requirement
+from pipeline.explain.uncompiled import uncompiled
 
 TARGETS = torch.tensor([[1], [2]])
 
@@ -184,6 +186,25 @@ def test_relevance_of_compiled_code_is_that_of_the_code() -> None:
         torch.manual_seed(0)
         maps.append(explain(Small(middle).double(), random_images(size=(32, 32)), TARGETS, "cp_lrp:read=pixels"))
     assert torch.equal(maps[0]["cp_lrp_pixels"], maps[1]["cp_lrp_pixels"])
+
+
+def test_code_is_compiled_again_when_the_last_thread_has_left() -> None:
+    runs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        runs.append(1)
+        return graph.forward
+
+    compiled = torch.compile(lambda x: 2 * x, backend=backend)
+    first, second = uncompiled(), uncompiled()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    compiled(torch.ones(2))
+    assert not runs
+    second.__exit__(None, None, None)
+    compiled(torch.ones(2))
+    assert runs == [1]
 
 
 def test_a_network_that_recomputes_activations_itself_is_refused() -> None:
