@@ -136,10 +136,11 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def without_plots() -> Iterator[None]:
-    """Draw no scores and rankings, which takes a second for each; tests that look at plots draw them."""
+    """Draw no scores, rankings and trainings, which takes up to a second each; tests that look at plots draw them."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("pipeline.score.localization_table.plot_scores", lambda *_: (b"PNG", b"PDF"))
         patched.setattr("pipeline.rank.plot.plot_ranking", lambda _: b"PNG")
+        patched.setattr("pipeline.train.trainer.plot_curves", lambda *_: b"PNG")
         yield
 
 

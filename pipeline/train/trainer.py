@@ -10,18 +10,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.explain import artifacts
 from pipeline.read import DecoderPool
 from pipeline.train.distributed import broadcast_object, rank
 from pipeline.train.image_stream import ImageStream, TrainingBatch
+from pipeline.train.plot import plot_curves
 from pipeline.utils.atomic_write import write_atomically
 from pipeline.utils.interrupt import deferred_interrupt
 from schemas.artifacts import ArtifactRecord
@@ -259,31 +257,4 @@ def _write_curves(state: TrainState, out: Path) -> None:
     evaluations = pa.Table.from_pylist(state.evaluations)
     pq.write_table(steps, out.with_name(out.name + ".curves.parquet"))
     pq.write_table(evaluations, out.with_name(out.name + ".held-out.parquet"))
-    panels = [
-        (table, name, style) for table, style in ((steps, "-"), (evaluations, "o-")) for name in table.column_names
-    ]
-    panels = [panel for panel in panels if panel[1] not in ("step", "batch", "left_out", "depth")]
-    rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(12, 2 * rows), dpi=100, layout="constrained")
-    axes = figure.subplots(rows, 2, sharex=True, squeeze=False)
-    for axis, (table, name, style) in zip(axes.T.flat, panels, strict=False):
-        x, y = table["step"].to_numpy(), table[name].to_numpy()
-        if table is steps:
-            axis.plot(x, y, ".", markersize=2, alpha=0.4)
-            y = _smooth(y)
-        axis.plot(x, y, style, linewidth=1, markersize=3)
-        axis.set_ylabel(name if table is steps else f"{name}, held out")
-    for axis in axes[-1]:
-        axis.set_xlabel("step")
-    figure.suptitle(
-        "dots: each step; lines: moving mean over 1/50 of the training; with markers: held-out images", fontsize=9
-    )
-    figure.savefig(out.with_name(out.name + ".curves.png"))
-
-
-def _smooth(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the moving mean over 1/50 of all steps."""
-    reach = max(1, len(values) // 100)
-    sums = np.concatenate([[0.0], values.cumsum()])
-    low, high = (np.clip(np.arange(len(values)) + shift, 0, len(values)) for shift in (-reach, reach + 1))
-    return (sums[high] - sums[low]) / (high - low)
+    out.with_name(out.name + ".curves.png").write_bytes(plot_curves(steps, evaluations))

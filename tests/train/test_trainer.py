@@ -13,9 +13,11 @@ from pipeline.explain import TSCAM, DiffMask, PatchMask, explain
 from pipeline.explain.artifacts import read_artifact
 from pipeline.explain.load import LoadedModel, load_model
 from pipeline.read import DecoderPool, PreprocessConfig, count_samples, expand_shards
+from pipeline.train import trainer
 from pipeline.train.diffmask_training import DiffMaskTraining
 from pipeline.train.image_stream import ImageStream
 from pipeline.train.patch_mask_training import PatchMaskTraining
+from pipeline.train.plot import plot_curves
 from pipeline.train.trainer import TrainableExplainer, run_training_loop
 from pipeline.train.tscam_training import TSCAMTraining
 from schemas.artifacts import ArtifactRecord
@@ -123,8 +125,14 @@ FIGURES = {
 
 
 def test_an_artefact_says_what_was_reached_and_explains(
-    method: str, loaded: LoadedModel, checkpoint: ModelSpec, shards: str, tmp_path: Path
+    method: str,
+    loaded: LoadedModel,
+    checkpoint: ModelSpec,
+    shards: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(trainer, "plot_curves", plot_curves)
     out = tmp_path / "out.safetensors"
     reached = train(method, checkpoint, shards, out)
     names, columns = FIGURES[method]
