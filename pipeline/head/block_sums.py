@@ -40,17 +40,17 @@ def reduce_blocks(
         combine: combines two results; it must be associative, and may change the first.
     """
 
-    def of_group(blocks: Sequence[int]) -> Tensor | None:
-        total: Tensor | None = None
-        for index in blocks:
-            features, labels = rows.block(index)
-            part = of_block(features.to(device), labels.to(device))
-            total = part if total is None else combine(total, part)
-        return total
+    def of_index(index: int) -> Tensor:
+        features, labels = rows.block(index)
+        return of_block(features.to(device), labels.to(device))
+
+    def of_group(blocks: Sequence[int]) -> Tensor:
+        return reduce(combine, map(of_index, blocks))
 
     bounds = [group * rows.block_count // _GROUPS for group in range(_GROUPS + 1)]
-    groups = [range(first, end) for first, end in itertools.pairwise(bounds)]
-    threads = min(_GROUPS, os.cpu_count() or 1) if device.type == "cpu" else 1
+    groups = [range(first, end) for first, end in itertools.pairwise(bounds) if first < end]
+    threads = min(len(groups), os.cpu_count() or 1) if device.type == "cpu" else 1
+    if threads == 1:  # a pool takes longer than few rows
+        return reduce(combine, map(of_group, groups))
     with ThreadPoolExecutor(threads) as pool:
-        parts = [part for part in pool.map(of_group, groups) if part is not None]
-    return reduce(combine, parts)
+        return reduce(combine, list(pool.map(of_group, groups)))
