@@ -27,7 +27,7 @@ from schemas.errors import RunFailedError, ShardReplacedError, UsageError
 from schemas.layout import ArraySpec, commit_object, quarantine_object, samples_object, shard_object
 from schemas.samples import LABEL_COLUMNS, TARGET_COLUMNS, SampleStatus
 
-_DERIVED = (layout.LABELS, layout.SCORES, layout.AUDIT)
+_DERIVED = (layout.LABELS, layout.SCORES, layout.AUDIT, layout.RANK)
 
 
 @dataclass

@@ -12,7 +12,7 @@ import timm
 import torch
 import yaml
 from safetensors.torch import save_file
-from support import in_one_process, samples, soak_after, write_tar
+from support import copy_atlas, in_one_process, samples, soak_after, write_tar
 
 from jobs.rank import _print_methods
 from pipeline.demo.synthetic_dataset import SyntheticDataset
@@ -21,9 +21,10 @@ from pipeline.rank import RankOptions, rank_atlas
 from pipeline.run import INLINE, run
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
+from pipeline.store.verify import verify
 from pipeline.truth import read_truth
 from schemas.errors import UsageError
-from schemas.rank import RankRecord
+from schemas.rank import RankRecord, default_folder
 from schemas.run import ModelSpec, RunSpec
 
 
@@ -102,6 +103,14 @@ def test_truth_chooses_no_policy_where_all_maps_are_constant(world: SyntheticDat
     assert record.verdicts() == {"attention": "fails", "legrad": "fails"}
     assert (record.policy, record.policy_score) == ((), None)
     assert not (tmp_path / "atlas" / "rank" / "label" / "policy.yaml").exists()
+
+
+def test_a_ranking_in_its_atlas_is_no_fault_of_that(
+    ranking: tuple[RankRecord, Path, list[str]], atlas: Atlas, tmp_path: Path
+) -> None:
+    copy = copy_atlas(atlas.objects.url, tmp_path / "atlas")
+    shutil.copytree(ranking[1], copy / default_folder(ranking[0].target))
+    assert verify(Atlas.open(str(copy))).faults == []
 
 
 def test_what_cannot_be_compared_is_refused(finished: Path) -> None:
