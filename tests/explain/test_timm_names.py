@@ -154,8 +154,10 @@ def check_gradient(name: str, model: nn.Module, network: Network, images: Tensor
     images = images.clone().requires_grad_()
     logits = model(images)
     (gradient,) = torch.autograd.grad(logits[0, 1] + logits[1, 2], images)
-    whole = (gradient * images).detach().sum((1, 2, 3))
-    assert torch.allclose(maps.sum((1, 2)), whole, rtol=1e-6, atol=1e-9 * float(maps.abs().sum())), name
+    terms = (gradient * images).detach()
+    # A norm behind the first convolution makes logits nearly independent of the size of patches: the terms cancel.
+    allowed = 1e-9 * float(maps.abs().sum()) + 1e-12 * float(terms.abs().sum())
+    assert torch.allclose(maps.sum((1, 2)), terms.sum((1, 2, 3)), rtol=1e-6, atol=allowed), name
 
 
 def check_features(name: str, model: Any, network: Network, images: Tensor, maps: dict[str, Tensor]) -> None:
