@@ -158,7 +158,10 @@ def _image_side(model: Any, name: str, images: list[dict[str, Any]]) -> ImageSid
 
 def _of_native(visual: Any, name: str) -> ImageSide:
     if not hasattr(visual, "class_embedding") or visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
-        raise UsageError(f"{name}: its image tower, {type(visual).__name__}, is no plain vision transformer")
+        raise UsageError(
+            f"{name}: its image tower, {type(visual).__name__}, is neither a plain vision transformer nor a network of "
+            "timm that reads the mean of its features"
+        )
     return ImageSide(
         "token" if visual.pool_type == "tok" else "mean",
         visual.conv1.out_channels,

@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from schemas.errors import UsageError
+from pipeline.explain.head_place import find_place
+from pipeline.explain.module_classes import NETWORKS, base_class
+from schemas.errors import UnsupportedModel, UsageError
 from schemas.head import HeadReadout
 
 EXTRA = "pip install 'vit-atlas[clip]'"
@@ -57,17 +59,27 @@ class TowerParts:
 def describe_timm(trunk: Any, name: str) -> ImageSide:
     """Describe a tower that is a network of timm. If it has a classifier of its own, that is the projection.
 
+    Of a network that is no plain vision transformer, what a head reads is the mean of its last features: see
+    ``find_place``.
+
     Args:
         trunk: the network.
         name: of the model, for error messages.
 
     Raises:
-        UsageError: it is no plain vision transformer.
+        UsageError: it is neither a plain vision transformer nor a network that reads a mean.
     """
+    if base_class(trunk) not in NETWORKS:
+        try:
+            place = find_place(trunk)
+        except UnsupportedModel as refusal:
+            raise UsageError(f"{name}: its image tower cannot have a head: {refusal}") from None
+        has_own = isinstance(trunk.get_submodule(place.path), nn.Linear)
+        return ImageSide("mean", place.width, "backbone head.weight" if has_own else "none")
     read_outs: dict[str, HeadReadout] = {"token": "token", "avg": "mean", "map": "pool"}
-    read_out, blocks = read_outs.get(getattr(trunk, "global_pool", "")), getattr(trunk, "blocks", None)
-    if read_out is None or not isinstance(blocks, nn.Sequential | nn.ModuleList) or not hasattr(trunk, "embed_dim"):
-        raise UsageError(f"{name}: its image tower, {type(trunk).__name__}, is no plain vision transformer")
+    read_out, blocks = read_outs.get(trunk.global_pool), trunk.blocks
+    if read_out is None:
+        raise UsageError(f"{name}: its image tower, {type(trunk).__name__}, reads out {trunk.global_pool or 'nothing'}")
     return ImageSide(
         read_out,
         trunk.embed_dim,

@@ -264,6 +264,11 @@ def test_a_network_of_unknown_structure_offers_what_needs_images_only() -> None:
         ("resnet18", {"num_classes": 0}, "it has no classifier"),
         ("resnet18", {"num_classes": 1}, "it has one logit"),
         ("resnet50_clip", {}, "projects into an embedding space of 1024 channels"),
+        (
+            "convnext_base.clip_laion2b",
+            {"depths": (1,) * 4, "dims": (8,) * 4},
+            "projects into an embedding space of 640 channels",
+        ),
         ("resnet18", {"in_chans": 1}, "does not take images"),
     ],
 )

@@ -1,22 +1,28 @@
 """``vitatlas head text``: the mean of the prompts, and logits against open_clip and transformers in float64."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from small_towers import TRUNK, embed_words, fake_tower, hugging_face_folder, open_clip_folder
+from some_networks import random_images
 from support import images_for
 from torch import Tensor, nn
 
-from pipeline.explain import Head, describe
+from pipeline.explain import Head, UnsupportedModel, describe, explain
 from pipeline.explain.checkpoint import ModelConfig, load_checkpoint
 from pipeline.head.prompts import Prompts, read_templates
 from pipeline.head.text_head import EMPTY_PROMPT, text_head
 from pipeline.head.text_tower import TextTower
+from pipeline.head.tower_parts import describe_timm
 from schemas.base import sha256
 from schemas.errors import UsageError
+from schemas.head import HeadRecord
 from schemas.text_tower import TextTowerSpec
 
 NAMES = ("cat", "dog", "mat", "cat")
@@ -168,6 +174,8 @@ OPEN_CLIP: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "CLIP": ({}, "vit_base_patch16_clip_quickgelu_224", SHAPE),
     "SigLIP": ({"siglip": True}, "test_vit3", {}),
     "projection of open_clip behind a trunk": ({"vision_cfg": TRUNK}, "test_vit", {}),
+    "ConvNeXt": ({"vision_cfg": TRUNK | {"timm_model_name": "test_convnext", "timm_pool": ""}}, "test_convnext", {}),
+    "ResNet": ({"vision_cfg": TRUNK | {"timm_model_name": "test_resnet", "timm_pool": ""}}, "test_resnet", {}),
 }
 
 
@@ -182,7 +190,7 @@ def test_logits_are_those_of_open_clip(kind: str, tmp_path: Path) -> None:
     classifier = open_clip.build_zero_shot_classifier(model, tokenizer, NAMES, TEMPLATES)
     assert (head.tensors["text"] - classifier.T).abs().max() <= 1e-12
     network = twin(folder / "open_clip_model.safetensors", architecture, arguments)
-    images = images_for(network)
+    images = random_images(3, describe(head.attach(copy.deepcopy(network))).input_size)
     siglip = kind == "SigLIP"
     with torch.no_grad():
         cosines = model.encode_image(images, normalize=True) @ classifier
@@ -191,6 +199,51 @@ def test_logits_are_those_of_open_clip(kind: str, tmp_path: Path) -> None:
     assert expected.std() > 0.5
     assert (computed - expected).abs().max() <= 1e-9
     assert head.record.activation == ("sigmoid" if siglip else "softmax")
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("architecture", ["test_convnext", "test_resnet"])
+def test_logits_of_a_convolutional_tower_are_its_image_features_times_the_texts(
+    architecture: str, bias: bool, tmp_path: Path
+) -> None:
+    """The tensors of a whole model as open_clip names them, with a trunk of timm and a projection behind its mean."""
+    torch.manual_seed(0)
+    trunk: Any = timm.create_model(architecture, num_classes=0).double().eval()
+    projection = nn.Linear(trunk.num_features, 24, bias).double()
+    weights = {f"visual.trunk.{name}": tensor for name, tensor in trunk.state_dict().items()}
+    weights |= {f"visual.head.proj.{name}": tensor.detach() for name, tensor in projection.state_dict().items()}
+    path = str(tmp_path / "model.safetensors")
+    save_file(weights | {"logit_scale": torch.tensor(3.0), "text_projection": torch.zeros(8, 24)}, path)
+    network, conversion = load_checkpoint(ModelConfig(architecture=architecture), path, None)
+    assert conversion is not None
+    assert conversion.layout == "open_clip with a timm trunk"
+    with pytest.raises(UnsupportedModel, match="projects into an embedding space of 24 channels"):
+        describe(network)
+    side = describe_timm(trunk, "tower")
+    assert (side.read_out, side.width, side.projection) == ("mean", trunk.num_features, "none")
+    texts, images = unit(torch.randn(3, 24).double()), random_images(2, (160, 160))
+    expected = 20 * unit(projection(trunk(images))) @ texts.T
+    own = {"projection": projection.weight.detach()} | ({"projection_bias": projection.bias.detach()} if bias else {})
+    fields: dict[str, Any] = {"kind": "zero_shot", "classes": ("cat", "dog", "mat"), "read_out": "mean"}
+    fields |= {"input_width": side.width, "normalise": "l2"}
+    for kind, tensors in (("tensor", own), ("backbone head.weight", {})):  # of the head file, or of the checkpoint
+        tensors = tensors | {"text": texts, "logit_scale": torch.tensor(20.0)}
+        model = load_checkpoint(ModelConfig(architecture=architecture), path, None)[0].double().eval()
+        model = Head(HeadRecord(**fields, projection=kind), tensors).attach(model)
+        assert torch.allclose(model(images), expected, rtol=1e-9, atol=1e-9)
+        described = describe(model)
+        assert (described.readout, described.has_linear_readout, described.classes) == ("mean", False, 3)
+        assert explain(model, images, 1, "reciprocam")["reciprocam"].isfinite().all()
+
+
+def test_a_tower_that_pools_by_attention_can_have_no_head() -> None:
+    trunk = timm.create_model("test_vit3", global_pool="")
+    with pytest.raises(UsageError, match="tower: its image tower, VisionTransformer, reads out nothing"):
+        describe_timm(trunk, "tower")
+    with torch.device("meta"):
+        trunk = timm.create_model("resnet50_clip", num_classes=0)
+    with pytest.raises(UsageError, match="tower: its image tower cannot have a head: ByobNet can have no head file"):
+        describe_timm(trunk, "tower")
 
 
 @pytest.mark.parametrize("siglip", [False, True])

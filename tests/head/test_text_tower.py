@@ -272,6 +272,7 @@ def test_a_missing_package_is_one_sentence(library: str, tmp_path: Path, monkeyp
         TextTower.load(spec_of(tmp_path, library))
 
 
+CONVOLUTIONS = TRUNK | {"timm_model_name": "test_resnet", "timm_pool": "avg"}
 SIDES: dict[str, tuple[dict[str, Any], tuple[str, int, str]]] = {
     "mean, as CLIPA": (
         {"vision_cfg": TOWER | {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}},
@@ -279,17 +280,17 @@ SIDES: dict[str, tuple[dict[str, Any], tuple[str, int, str]]] = {
     ),
     "projection of open_clip behind a trunk": ({"vision_cfg": TRUNK}, ("token", 64, "tensor")),
     "projection of the trunk": ({"vision_cfg": TRUNK | {"timm_proj": None}}, ("token", 64, "backbone head.weight")),
+    "a mean of convolutions": ({"vision_cfg": CONVOLUTIONS}, ("mean", 96, "tensor")),
     "no projection": ({"vision_cfg": TRUNK | {"timm_proj": "none"}, "embed_dim": 64}, ("token", 64, "none")),
 }
-CONVOLUTIONS = TRUNK | {"timm_model_name": "test_resnet", "timm_pool": "avg"}
 REFUSED = {
-    "a ResNet": (TOWER | {"layers": [1, 1, 1, 1], "head_width": 64, "width": 64}, "ModifiedResNet, is no plain vision"),
-    "the pooler of CoCa": (TOWER | {"attentional_pool": True, "attn_pooler_heads": 4}, "is no plain vision transf"),
-    "two layers": (TRUNK | {"timm_proj": "mlp"}, "projects by mlp; a head has one linear layer"),
-    "a network of timm that is no transformer": (
-        TRUNK | {"timm_model_name": "test_resnet", "timm_pool": "avg"},
-        "ResNet",
+    "a ResNet": (TOWER | {"layers": [1, 1, 1, 1], "head_width": 64, "width": 64}, "ModifiedResNet, is neither a plain"),
+    "the pooler of CoCa": (
+        TOWER | {"attentional_pool": True, "attn_pooler_heads": 4},
+        "is neither a plain vision transf",
     ),
+    "two layers": (TRUNK | {"timm_proj": "mlp"}, "projects by mlp; a head has one linear layer"),
+    "a maximum": (CONVOLUTIONS | {"timm_pool": "max"}, "ResNet can have no head file: its classifier does not read"),
 }
 
 

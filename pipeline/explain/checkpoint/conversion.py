@@ -36,12 +36,14 @@ def describe_conversion(given: Renamed, model: Any, converted: StateDict) -> Con
     if given.layout is None and converted.keys() == given.weights.keys():
         return None if positions is None else ConversionRecord(layout="timm", positions=positions)
     left_out = given.left_out if given.layout else tuple(unused)
+    blocks = getattr(model, "blocks", None)
+    mlp = getattr(blocks[0], "mlp", None) if blocks else None
     norms = {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)}
     return ConversionRecord(
         layout=given.layout.name if given.layout else BY_TIMM,
         left_out=_parts(left_out, given.names.difference(left_out)),
         epsilon=norms.pop() if len(norms) == 1 else None,
-        activation=ACTIVATIONS.get(type(model.blocks[0].mlp.act).__name__),
+        activation=ACTIVATIONS.get(type(getattr(mlp, "act", None)).__name__),
         positions=positions,
     )
 

@@ -1,6 +1,6 @@
 """The network that a weights file fits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import timm
@@ -161,7 +161,10 @@ def fit(
         has_head: see ``load_checkpoint``.
         share: take the tensors themselves, in their precision, instead of copies.
     """
-    layout = given.layout
+    layout, classifier = given.layout, _classifier_name(config)
+    if layout is not None and classifier != "head":  # layouts name it as vision transformers do
+        names = {f"head.{kind}": f"{classifier}.{kind}" for kind in ("weight", "bias")}
+        given = replace(given, weights={names.get(name, name): tensor for name, tensor in given.weights.items()})
     arguments = dict(layout.arguments) if layout else {}
     if image_size is not None:
         require_whole_patches(config.skeleton(), image_size)
@@ -190,7 +193,7 @@ def fit(
     if not fitting or (len(fitting) > 1 and not has_head):
         raise _refusal(config, source, given, networks[0], read_out, [name or "" for name in fitting], has_head)
     name, (network_of, converted) = next(iter(fitting.items()))
-    model = network_of.build(name, meta=False)
+    model: Any = network_of.build(name, meta=False)
     try:
         model.load_state_dict(converted, assign=share)
     except RuntimeError as error:  # such as sparse or quantized tensors
@@ -201,11 +204,11 @@ def fit(
             raise UsageError(
                 f"{source}: {name} has values that are not finite; take a checkpoint from before it diverged"
             )
-    if layout is not None and isinstance(head := getattr(model, "head", None), nn.Linear):
+    if layout is not None and isinstance(head := model.get_classifier(), nn.Linear):
         head.projects = layout.projects  # type: ignore[assignment]
     if layout is not None and layout.normalization and config.images is None:
         mean, std = layout.normalization
-        model.pretrained_cfg = getattr(model, "pretrained_cfg", {}) | {"mean": mean, "std": std}  # type: ignore[assignment]
+        model.pretrained_cfg = getattr(model, "pretrained_cfg", {}) | {"mean": mean, "std": std}
     return model, describe_conversion(given, model, converted)
 
 
@@ -224,15 +227,20 @@ def _read_out(given: Renamed, asked: str | None, path: str) -> str | None:
 
 def _number_of_classes(config: ModelConfig, given: Renamed, path: str) -> list[int | None]:
     """Return the numbers of classes that a network of the weights may have; None is that of the architecture."""
-    known = timm.get_pretrained_cfg(config.architecture.partition(".")[0])
-    names = getattr(known, "classifier", None) or "head"
-    head = given.weights.get(f"{names if isinstance(names, str) else names[0]}.weight")
+    head = given.weights.get(f"{_classifier_name(config)}.weight")
     if head is None or head.ndim < 2:
         return [0] if given.layout else [None, 0]
     if config.classes not in (None, len(head)):
         named = " and ".join(f"{name} is {count}" for name, count in config.class_counts.items())
         raise UsageError(f"{path}: its classifier has {len(head)} classes, but in {FILE} {named}; correct {FILE}")
     return [len(head)]
+
+
+def _classifier_name(config: ModelConfig) -> str:
+    """Return the path of the classifier of an architecture, as timm states it; of several the first."""
+    known = timm.get_pretrained_cfg(config.architecture.partition(".")[0])
+    names = getattr(known, "classifier", None) or "head"
+    return str(names if isinstance(names, str) else names[0])
 
 
 def _check_heads(network: Any, facts: Facts, path: str) -> None:
