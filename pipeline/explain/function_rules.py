@@ -16,7 +16,7 @@ An activation is a tensor that depends on the images. Of a function that takes n
 A further function is one decorated function here; a network made of functions with rules needs nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -347,15 +347,40 @@ def _require_constant(func: Any, *weights: Tensor | None) -> None:
         raise NoRule(f"calls {function_name(func)} with weights that depend on the image")
 
 
-@_rule(F.linear, F.conv1d, F.conv2d)
+@_rule(F.conv1d, F.conv2d)
+def _convolution(
+    state: RuleState,
+    func: Any,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    if padding == "valid":
+        padding = 0
+    elif padding == "same" and stride in (1, (1,), (1, 1)):  # torch has it for no other stride
+        padding = _same_padding(weight.shape[2:], dilation)
+    return _linear(state, func, x, weight, bias, stride, padding, dilation, groups)
+
+
+def _same_padding(kernel: Sequence[int], dilation: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the padding of each side by which a convolution keeps the size."""
+    steps = [dilation] * len(kernel) if isinstance(dilation, int) else dilation
+    both = [step * (length - 1) for step, length in zip(steps, kernel, strict=True)]
+    if any(each % 2 for each in both):
+        raise NoRule("calls a convolution that pads one side more than the other")
+    return tuple(each // 2 for each in both)
+
+
+@_rule(F.linear)
 def _linear(
     state: RuleState, func: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None, *options: Any
 ) -> Tensor:
     if weight.requires_grad:
         raise NoRule(f"calls {function_name(func)} with weights that depend on the image")
-    for padding in options:
-        if isinstance(padding, str):
-            raise NoRule(f"calls {function_name(func)} with padding={padding!r}")
     if not state.keeps_gamma:
         return keep_kind(_with_bias(state, func(x, weight, bias, *options), bias), x)
     _require_constant(func, bias)

@@ -1,6 +1,7 @@
 """Relevance rules of functions of torch, one by one, and what a network may do to its activations."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -118,6 +119,16 @@ def test_a_convolution_of_a_sequence_is_that_of_an_image_of_one_row() -> None:
     (row,) = gradient(lambda x: F.conv1d(x, weight, bias, 2, 1, 1, 2), [x], GAMMA)
     (image,) = gradient(lambda x: F.conv2d(x, weight[:, :, None], bias, (1, 2), (0, 1), 1, 2), [x[:, :, None]], GAMMA)
     assert torch.allclose(row, image[:, :, 0], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(("name", "padding"), [("same", (2, 1)), ("valid", 0)])
+def test_a_named_padding_is_that_of_its_numbers(name: str, padding: Any) -> None:
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(2, 3, 5, 2, dtype=torch.float64, generator=random)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=random)
+    (named,) = gradient(lambda x: F.conv2d(x, weight, padding=name, dilation=(1, 2)), [x], GAMMA)
+    (numbers,) = gradient(lambda x: F.conv2d(x, weight, None, 1, padding, (1, 2)), [x], GAMMA)
+    assert torch.equal(named, numbers)
 
 
 def test_what_overwrites_its_input_has_the_relevance_of_what_does_not() -> None:

@@ -95,6 +95,12 @@ def copied(x: Tensor) -> Tensor:
         return x + x.new_tensor(x)
 
 
+def padded_at_one_side(x: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return F.conv2d(x, x.new_ones(6, 6, 2, 2), padding="same")
+
+
 def with_own_statistics(x: Tensor) -> Tensor:
     zeros = torch.zeros_like(x[0, :, 0, 0])
     return F.batch_norm(x, zeros, zeros + 1, bias=x.mean((0, 2, 3)))
@@ -142,8 +148,8 @@ def without_gradient(x: Tensor) -> Tensor:
         (with_other_numbers, "calls data"),
         (copied, "calls new_tensor without a gradient"),
         (lambda x: x**2, "calls pow, which has no relevance rule"),
-        (lambda x: F.conv2d(x, x.new_ones(6, 6, 1, 1), padding=0), "(TypeError: _linear() got an unexpected keyword"),
-        (lambda x: F.conv2d(x, x.new_ones(6, 6, 1, 1), None, 1, "valid"), "calls conv2d with padding='valid'"),
+        (lambda x: F.conv2d(input=x, weight=x.new_ones(6, 6, 1, 1)), "(TypeError: _convolution() got an unexpected"),
+        (padded_at_one_side, "calls a convolution that pads one side more than the other"),
         (lambda x: x + x.sigmoid(), "calls add of weights of attention or of a gate as if they were values"),
         (lambda x: F.scaled_dot_product_attention(x, x, x.sigmoid()), "calls scaled_dot_product_attention of weights"),
         (lambda x: F.layer_norm(x.softmax(-1), (8,)), "calls layer_norm of weights of attention"),
