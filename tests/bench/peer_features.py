@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from bench.peer_maps import Case, Comparison, Maps, Suite, input_x_gradient, like_grad_cam
+from bench.peer_maps import Case, Comparison, Maps, Suite, hilrp, input_x_gradient, like_grad_cam
 from torch import Tensor, nn
 
 
@@ -86,7 +86,7 @@ def _reciprocam(case: Case) -> Maps:
     return maps
 
 
-_CNN = ("ResNet-50",)
+_CNN, _SWIN = ("ResNet-50",), ("Swin-T",)
 
 FEATURE_NETWORKS = Suite(
     ("Swin-T", "ResNet-50"),
@@ -117,6 +117,22 @@ FEATURE_NETWORKS = Suite(
             "reciprocam:kernel=single:score=logit",
             _reciprocam,
             sizes=_CNN,
+        ),
+        Comparison(
+            "hilrp",
+            "`attribute_swin`, `attnlrp`, γ = 0.25",
+            "attn_lrp:read=pixels:gamma=0.25",
+            hilrp("attnlrp", "swin", 32),
+            tolerance=1e-6,
+            sizes=_SWIN,
+        ),
+        Comparison(
+            "hilrp",
+            "`attribute_swin`, `cp`, γ = 0.25",
+            "cp_lrp:read=pixels:gamma=0.25",
+            hilrp("cp", "swin", 32),
+            tolerance=1e-6,
+            sizes=_SWIN,
         ),
     ),
     ("gradcam", "gradcam_pp", "layercam", "grad_input", "reciprocam"),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from importlib import import_module
 from typing import Any
 
 import timm
@@ -284,15 +285,16 @@ def _gamma_rule(case: Case) -> Any:
     return partial(Gamma, stabilizer=1e-20) if case.dtype == torch.float64 else Gamma
 
 
-def _hilrp(mode: str) -> Callable[[Case], Maps]:
-    def build(case: Case) -> Maps:
-        from hilrp import vit_lxt
+def hilrp(mode: str, port: str = "vit", side: int = 16) -> Callable[[Case], Maps]:
+    """Compute relevance by a port of hilrp, summed over cells of side × side pixels."""
 
-        vit_lxt.Gamma = _gamma_rule(case)
-        network = case.timm()
+    def build(case: Case) -> Maps:
+        code: Any = import_module(f"hilrp.{port}_lxt")
+        code.Gamma = _gamma_rule(case)
+        attribute, network = getattr(code, f"attribute_{port}"), case.timm()
 
         def of_image(image: Tensor, target: int) -> Tensor:
-            return _patch_sums(vit_lxt.attribute_vit(network, image, target, attn_mode=mode)["pixel_map"][None])
+            return _patch_sums(attribute(network, image, target=target, attn_mode=mode)["pixel_map"][None], side)
 
         return lambda: case.one_by_one(of_image)
 
@@ -357,11 +359,11 @@ _COMPARISONS = (
         "hilrp",
         "`attribute_vit`, `attnlrp`, γ = 0.25",
         "attn_lrp:read=pixels:gamma=0.25",
-        _hilrp("attnlrp"),
+        hilrp("attnlrp"),
         tolerance=1e-6,
     ),
     Comparison(
-        "hilrp", "`attribute_vit`, `cp`, γ = 0.25", "cp_lrp:read=pixels:gamma=0.25", _hilrp("cp"), tolerance=1e-6
+        "hilrp", "`attribute_vit`, `cp`, γ = 0.25", "cp_lrp:read=pixels:gamma=0.25", hilrp("cp"), tolerance=1e-6
     ),
     Comparison(
         "lxt",
