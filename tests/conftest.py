@@ -45,6 +45,11 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    """Let the interpreter free what was frozen; libraries print what is left when it ends."""
+    gc.unfreeze()
+
+
 @pytest.fixture(params=FAMILIES, scope="session")
 def family(request: pytest.FixtureRequest) -> nn.Module:
     """A network of each kind."""
