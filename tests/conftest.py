@@ -27,6 +27,7 @@ from schemas.run import ModelSpec, RunSpec
 
 settings.register_profile("soak", max_examples=1000, deadline=None)
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of SciPy, which loads later, and of child processes
 torch.set_num_threads(1)
 os.cpu_count = lambda: 1  # a few small shards are done sooner than a process starts; see two_processes
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; tests' processes inherit it
