@@ -1,5 +1,6 @@
 """The ranking of methods: values of signals, verdicts, and the record that ``label`` and ``audit`` read."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 import pyarrow as pa
@@ -104,6 +105,7 @@ class RankedMethod(Record):
         same_for_classes: share of images whose map of another class is the same; None where that is not tried.
         signals: by name.
         localization: None without truth.
+        run: hash of the run that made its maps: of the atlas, or a part; empty where a version before has not noted it.
     """
 
     method: str
@@ -118,6 +120,7 @@ class RankedMethod(Record):
     same_for_classes: Finite | None
     signals: dict[str, SignalScore]
     localization: LocalizationScore | None = None
+    run: str = ""
 
 
 class PolicyScore(Record):
@@ -215,6 +218,12 @@ class RankRecord(Record):
         methods = tuple(row.model_copy(update={"method": prefix + row.method}) for row in self.methods)
         named = score and score.model_copy(update={"methods": tuple(prefix + name for name in score.methods)})
         return self.model_copy(update={"methods": methods, "policy_score": named})
+
+    def of_methods(self, methods: Collection[str]) -> "RankRecord":
+        """Return the ranking of these methods only, without the score of a policy that has others."""
+        score = self.policy_score if self.policy_score and set(self.policy_score.methods) <= set(methods) else None
+        rows = tuple(row for row in self.methods if row.method in methods)
+        return self.model_copy(update={"methods": rows, "policy_score": score})
 
     def best_control(self) -> RankedMethod | None:
         """Return the control that localizes best; None without truth or controls."""

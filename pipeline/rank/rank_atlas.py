@@ -86,7 +86,8 @@ def rank_atlas(
     labels, predictions = _read_classes(atlas, images)
     ranking = {signal.name: signal for signal in SIGNALS if not signal.is_check}
     checks = check_signals(ranking, matrices, labels, predictions, bootstrap)
-    rows = _rank_rows(names, matrices, checks, bootstrap)
+    runs = {method: atlas.run_of(atlas.run.shards[0].name, method) for method in names}
+    rows = _rank_rows(runs, matrices, checks, bootstrap)
     policy, policy_score = choose_policy(rows, target, _base_names(atlas)), None
     if options.truth is not None:
         rows = localize(atlas, f"{out}/scores", target, options.truth, rows, options.compute, log)
@@ -146,17 +147,17 @@ def _read_classes(atlas: Atlas, images: NDArray[np.int64]) -> tuple[Floats, Floa
 
 
 def _rank_rows(
-    names: Sequence[str],
+    runs: Mapping[str, str],
     matrices: Mapping[str, SignalMatrix],
     checks: Mapping[str, SignalCheck],
     bootstrap: Bootstrap,
 ) -> tuple[RankedMethod, ...]:
-    """Return the rows of the ranking, best first."""
+    """Return the rows of the ranking, best first, of methods with the hashes of the runs that made their maps."""
     valid = {name: matrices[name] for name, check in checks.items() if check.valid}
     controls = {name: matrix.best_control or "" for name, matrix in valid.items()}
-    shares = rank_shares(valid, names, bootstrap)
+    shares = rank_shares(valid, tuple(runs), bootstrap)
     rows = []
-    for method in names:
+    for method, run in runs.items():
         scores = {
             name: score for name in checks if name in matrices and (score := matrices[name].score(method, bootstrap))
         }
@@ -184,6 +185,7 @@ def _rank_rows(
                 isolated=isolated,
                 same_for_classes=same,
                 signals=scores,
+                run=run,
             )
         )
     return tuple(sorted(rows, key=lambda row: -(row.rank if row.rank is not None else -1.0)))

@@ -8,6 +8,8 @@ from schemas.rank import RECORD, RankRecord, default_folder
 def read_ranking(atlas: MapReader, target: str) -> RankRecord | None:
     """Return the ranking in an atlas of the maps of a target; None if there is none of this run.
 
+    Methods that were dropped since are left out, and those that were added again, such as with another artifact.
+
     Args:
         atlas: one atlas.
         target: target kind, by its name in the atlas.
@@ -21,7 +23,12 @@ def read_ranking(atlas: MapReader, target: str) -> RankRecord | None:
     except FileNotFoundError:
         return None
     ranking = RankRecord.read(data, f"{atlas.url}/{name}")
-    return ranking if (ranking.run, ranking.target) == (atlas.run.run_hash, target) else None
+    if (ranking.run, ranking.target) != (atlas.run.run_hash, target):
+        return None
+    shard = atlas.run.shards[0].name
+    now = {row.method: atlas.run_of(shard, row.method) for row in ranking.methods}
+    same = [row.method for row in ranking.methods if now[row.method] and row.run in ("", now[row.method])]
+    return ranking.of_methods(same) if same else None
 
 
 def read_rankings(atlas: MapReader, target: str) -> list[RankRecord]:

@@ -13,11 +13,13 @@ from pipeline.audit.verify_products import verify_products
 from pipeline.demo.train_model import MODEL
 from pipeline.explain.artifacts import read_artifact, write_artifact
 from pipeline.label import label
+from pipeline.rank.rank_atlas import rank_atlas
 from pipeline.run import INLINE, run
 from pipeline.run.extend import extend, extend_targets
 from pipeline.run.plan import plan
 from pipeline.store import Atlas
 from pipeline.store.drop import drop, plan_drop
+from pipeline.store.ranking import read_rankings
 from pipeline.store.verify import verify
 from schemas.errors import UsageError
 from schemas.policy import Policy, Threshold
@@ -143,14 +145,14 @@ def test_products_of_dropped_methods_refuse_it_or_are_named_by_verify(copy: Path
     assert any(fault.startswith("labels/part") for fault in faults)
 
 
-def test_masks_of_another_artifact_are_made_again(tmp_path: Path) -> None:
+def test_masks_and_verdicts_of_another_artifact_are_made_again(tmp_path: Path) -> None:
     """The method has its name and its settings, the atlas its own commits, as before."""
     url, own, other = f"{tmp_path}/atlas", str(MODEL / "gates.safetensors"), tmp_path / "gates.safetensors"
     trained = read_artifact(own)
     write_artifact(other, {name: -tensor for name, tensor in trained.tensors.items()}, trained.record)
     write_tar(tmp_path / "a.tar", samples(2))
     changes = {"shards": (f"{tmp_path}/a.tar",), "model": DEMO_MODEL, "targets": ("predicted",)}
-    plan(RunSpec(methods=("legrad",), artifacts=(own,), **changes), url)
+    plan(RunSpec(methods=("legrad", "center"), artifacts=(own,), **changes), url)
     policies = {
         name: Policy(name=name, methods=(name,), threshold=Threshold(kind="otsu"), target="predicted")
         for name in ("diffmask", "legrad")
@@ -160,13 +162,23 @@ def test_masks_of_another_artifact_are_made_again(tmp_path: Path) -> None:
         label(Atlas.open(url), policies[name], ["png"], f"{tmp_path}/{out}")
         return [path.read_bytes() for path in sorted((tmp_path / out).glob("png/*.tar"))]
 
+    def ranked(url: str) -> dict[str, Any]:
+        (ranking,) = read_rankings(Atlas.open(url), "predicted")
+        return {row.method: row.signals for row in ranking.methods}
+
     with in_one_process():
         run(url, INLINE)
         before, kept = made("diffmask", "masks"), made("legrad", "atlas/labels/legrad")
         made("diffmask", "atlas/labels/diffmask")
+        rank_atlas(Atlas.open(url), target="predicted")
+        signals = ranked(url)
+        assert set(signals) == {"diffmask", "legrad", "center"}
         drop(url, ["diffmask"], leave_products=True)
         atlas = extend(url, [], [str(other)], INLINE)
         (fault,) = verify_products(atlas).faults
+        assert ranked(url) == {name: signals[name] for name in ("legrad", "center")}
+        rank_atlas(atlas, target="predicted")
+        assert ranked(url)["diffmask"] != signals["diffmask"]
         assert fault.startswith("labels/diffmask/commits/a.json: was made from maps of a part")
         assert made("diffmask", "masks") == made("diffmask", "anew") != before
         assert made("legrad", "atlas/labels/legrad") == kept
