@@ -14,7 +14,6 @@ from torch.nn.functional import interpolate
 
 from pipeline.explain import Anatomy, Network, UnsupportedMethod, UnsupportedModel, describe, explain, methods
 from pipeline.explain.attribution.reciprocam import mask_weights
-from pipeline.explain.batch_norm import order_batch_norm_gradients
 from pipeline.explain.description import _describe_any
 from pipeline.explain.explainer import Explainer
 from pipeline.explain.model_state import preserve_model_state
@@ -296,45 +295,6 @@ def test_a_network_that_overwrites_its_features_gives_the_same_maps() -> None:
     doubled = explain(changed, images, TARGETS, ["gradcam", "layercam"])
     for name, maps in plain.items():
         assert torch.allclose(doubled[name], 2 * maps, rtol=1e-9, atol=1e-12), name
-
-
-@pytest.mark.parametrize("permuted_input", [False, True])
-def test_batch_norm_has_the_gradient_of_one_image_where_tokens_follow(permuted_input: bool) -> None:
-    """On a CPU torch reads the gradient of a batch of one in the order of its memory."""
-    torch.manual_seed(0)
-    norm = nn.BatchNorm2d(8).double().eval()
-    nn.init.uniform_(norm.weight, 0.5, 2)
-    images, weights = torch.randn(2, 4, 4, 8).double(), torch.randn(16, 8).double()
-
-    def gradient(batch: Tensor) -> Tensor:
-        batch = batch.permute(0, 3, 1, 2) if permuted_input else batch.permute(0, 3, 1, 2).contiguous()
-        batch = batch.clone().requires_grad_()
-        score = (norm(batch).flatten(2).transpose(1, 2) * weights).sum()
-        order_batch_norm_gradients(score)
-        return torch.autograd.grad(score, batch)[0]
-
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    expected = (weights * scale).T.unflatten(1, (4, 4)).expand(2, -1, -1, -1)
-    assert torch.allclose(gradient(images), expected, rtol=1e-12, atol=0)
-    assert torch.allclose(gradient(images[1:]), expected[1:], rtol=1e-12, atol=0)
-
-
-def test_batch_norm_takes_a_gradient_that_is_not_defined() -> None:
-    """A function that does not depend on its input hands none on."""
-
-    class Unused(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, values: Tensor) -> Tensor:
-            return torch.ones_like(values)
-
-        @staticmethod
-        def backward(ctx: Any, *gradients: Tensor) -> None:
-            return None
-
-    norm, images = nn.BatchNorm2d(3).eval(), torch.randn(2, 3, 4, 4, requires_grad=True)
-    total = Unused.apply(norm(images)).sum() + images.sum()
-    order_batch_norm_gradients(total)
-    assert torch.equal(torch.autograd.grad(total, images)[0], torch.ones_like(images))
 
 
 def test_a_module_under_two_names_stays_what_it_was() -> None:
