@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from operator import attrgetter, getitem
+from threading import RLock
 from typing import Any
 from warnings import catch_warnings
 
@@ -17,6 +18,10 @@ Size = tuple[int, int]
 
 _ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError, AssertionError, NameError)
 """What code raises that is run without values, or on zeros."""
+
+
+_TRACING = RLock()
+"""Held by who follows a forward: torch.fx replaces the call of every module, and puts back what it has found."""
 
 
 class NoReadout(Exception):  # noqa: N818 – a finding, which the description states
@@ -69,7 +74,7 @@ def trace_forward(model: nn.Module, grids: Collection[str]) -> Graph:
     """
     attributes = [(module, dict(vars(module))) for module in model.modules()]
     try:
-        with catch_warnings(action="ignore"):  # about arguments of the forward other than images
+        with _TRACING, catch_warnings(action="ignore"):  # about arguments of the forward other than images
             return _Tracer(grids).trace(model, _defaults(model))
     except _ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -275,6 +276,60 @@ def test_other_threads_run_their_networks_while_a_forward_is_followed() -> None:
     ended.set()
     thread.join()
     assert not errors
+
+
+def test_two_threads_follow_forwards_one_after_the_other() -> None:
+    """torch.fx replaces the call of all modules; two at a time would not put it back."""
+    both, call, found = threading.Barrier(2), nn.Module.__call__, list[Any]()
+
+    class Slow(ByView):
+        def forward(self, images: Tensor) -> Tensor:
+            if isinstance(images, torch.fx.Proxy):
+                time.sleep(0.1)  # the other one would begin
+            return super().forward(images)
+
+    def run() -> None:
+        model = own(Slow)
+        both.wait()
+        found.append(describe(model, (64, 64)).readout)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert nn.Module.__call__ is call
+    finally:
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+    assert found == ["mean", "mean"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_image_that_is_not_finite_leaves_the_others(value: float) -> None:
+    model, images = own(ByView), random_images()
+    whole = explain(model, images, TARGETS, ["cam", "gradcam"])
+    images[1, 0, 0, 0] = value
+    maps = explain(model, images, TARGETS, ["cam", "gradcam"])
+    for name in whole:
+        assert torch.allclose(maps[name][0], whole[name][0], rtol=1e-9), name
+        assert not maps[name][1].isfinite().all(), name
+
+
+def test_a_large_logit_hides_no_other_image() -> None:
+    """The logits of each image are proved for themselves, in half precision too."""
+
+    class Overwriting(Own):
+        def forward(self, images: Tensor) -> Tensor:
+            features = self.features(images)
+            features[:1].mul_(2)  # torch.fx sees that nobody reads what it returns
+            return self.fc(features.mean((2, 3)))
+
+    images = random_images()
+    images[1] *= 1e9
+    for dtype in (torch.float64, torch.bfloat16):
+        with pytest.raises(UnsupportedModel, match="not give the logits of the forward"):
+            explain(own(Overwriting).to(dtype), images.to(dtype), TARGETS, "gradcam")
 
 
 def test_a_description_with_code_is_copied_and_pickled() -> None:
