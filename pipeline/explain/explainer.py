@@ -18,7 +18,8 @@ from pipeline.explain.map_batch import MapBatch
 from pipeline.explain.method import Method
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.network import Network
-from pipeline.explain.network_trace import NetworkTrace, record_network
+from pipeline.explain.network_trace import NetworkTrace
+from pipeline.explain.record_network import record_network
 from pipeline.explain.registry import methods as registry
 from pipeline.explain.trace import record_forward
 from pipeline.explain.weights_hash import weights_hash
