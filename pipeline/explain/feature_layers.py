@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.explain.network import LAST, FeatureLayer, Layout
-from pipeline.explain.readout_code import NoReadout, find_readout, trace_forward
+from pipeline.explain.readout_code import NoReadout, find_readout, prove_readout, trace_forward
 from pipeline.explain.shape_run import ShapeRun
 
 _CLASS_ATTENTION = ("blocks_token_only", "cls_attn_blocks")
@@ -101,6 +101,8 @@ def _before_own_code(model: Any, run: ShapeRun, size: tuple[int, int]) -> Featur
         grids = [path for path, shape in run.outputs.items() if grid_of(shape)]
         try:
             run.readout = find_readout(model, trace_forward(model, grids), run.outputs, grid_of)
+            if not next(model.parameters()).is_meta:
+                prove_readout(model, run.readout, size)
         except NoReadout as refusal:
             run.readout = refusal
     if isinstance(run.readout, NoReadout):

@@ -20,6 +20,9 @@ _ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyE
 """What code raises that is run without values, or on zeros."""
 
 
+_HALF_ROUNDING = 0.03
+"""Largest difference between equal logits, as a fraction of the largest one of the image, in half precision."""
+
 _TRACING = RLock()
 """Held by who follows a forward: torch.fx replaces the call of every module, and puts back what it has found."""
 
@@ -152,6 +155,44 @@ def find_readout(
     raise NoReadout(
         f"its logits depend on more than the output of {sources[-1].target}, or of another module that returns a grid"
     )
+
+
+def prove_readout(model: nn.Module, code: ReadoutCode, size: Size) -> None:
+    """Make sure that the steps give the logits of the forward, on one image of random numbers.
+
+    They do not where the code overwrites what it reads again, draws random numbers, or enters a context such as
+    autocast. Call it inside ``preserve_model_state(model)``, without autograd.
+
+    Args:
+        model: the network.
+        code: the steps.
+        size: height and width of the image.
+
+    Raises:
+        NoReadout: they do not.
+    """
+    weights = next(model.parameters())
+    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).to(weights)
+    outputs: list[Tensor] = []
+    try:
+        with model.get_submodule(code.path).register_forward_hook(lambda *call: outputs.append(call[2].clone())):
+            own_logits = model(image)
+        logits = code.logits(model, code.features(model, outputs[0]))
+    except _ERRORS as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise NoReadout(f"what its forward does behind {code.path} does not run apart from it ({reason})") from None
+    if not are_same_logits(logits, own_logits):
+        raise NoReadout(
+            f"what its forward does behind {code.path}, as torch.fx reads it, does not give the logits of the forward"
+        )
+
+
+def are_same_logits(logits: Tensor, other: Tensor) -> bool:
+    """Return whether logits [B, C] of the same operations differ by no more than rounding, image by image."""
+    largest = other.abs().nan_to_num(0, 0).amax(1, keepdim=True)
+    rounding = min(100 * torch.finfo(logits.dtype).eps, _HALF_ROUNDING)
+    equal = (logits == other) | (logits.isnan() & other.isnan())
+    return bool((equal | ((logits - other).abs() <= rounding * largest)).all())
 
 
 def _steps_behind(graph: Graph, start: Node) -> tuple[Node, ...]:

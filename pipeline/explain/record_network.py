@@ -12,12 +12,10 @@ from pipeline.explain.batch_norm import order_batch_norm_gradients
 from pipeline.explain.capture import BackwardPass, Capture
 from pipeline.explain.network import LAST, FeatureLayer, Network
 from pipeline.explain.network_trace import NetworkTrace
+from pipeline.explain.readout_code import are_same_logits
 from pipeline.explain.shape_run import observe_head
 from schemas.errors import UnsupportedModel
 from schemas.run import Precision
-
-_HALF_ROUNDING = 0.03
-"""Largest difference between equal logits, as a fraction of the largest one, in half precision."""
 
 
 def record_network(
@@ -116,11 +114,7 @@ def _check_code(anatomy: Network, scores: Tensor, own_scores: Tensor) -> None:
     Raises:
         UnsupportedModel: it does not.
     """
-    scores, own_scores = scores.detach(), own_scores.detach()
-    largest = own_scores.abs().nan_to_num(0, 0).amax(1, keepdim=True)  # of each image
-    rounding = min(100 * torch.finfo(scores.dtype).eps, _HALF_ROUNDING)
-    equal = (scores == own_scores) | (scores.isnan() & own_scores.isnan())
-    if not bool((equal | ((scores - own_scores).abs() <= rounding * largest)).all()):
+    if not are_same_logits(scores.detach(), own_scores.detach()):
         raise UnsupportedModel(
             f"{anatomy.family} cannot be explained: what its forward does behind {anatomy.features[0].path}, as "
             "torch.fx reads it, does not give the logits of the forward; write it as a method forward_head"

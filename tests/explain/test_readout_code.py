@@ -234,10 +234,42 @@ class AskingForTensors(Own):
         return self.fc((features.relu() if isinstance(features, Tensor) else features).mean((2, 3)))
 
 
-@pytest.mark.parametrize("make", [Unstable, Overwritten, AskingForTensors])
-def test_code_that_is_read_wrong_is_noticed_by_its_logits(make: Any) -> None:
+class Autocast(Own):
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):  # torch.fx does not see it
+            return self.fc(self.features(images).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (Unstable, "does not give the logits of the forward"),
+        (Overwritten, "does not give the logits of the forward"),
+        (AskingForTensors, "does not give the logits of the forward"),
+        (Autocast, "does not run apart from it"),
+    ],
+)
+def test_code_that_is_read_wrong_is_noticed_and_gradients_remain(make: Any, reason: str) -> None:
+    model, images = own(make).float(), random_images().float()  # autocast leaves float64 as it is
+    with pytest.raises(UnsupportedMethod, match=f"cam is not defined .* does behind features.* {reason}"):
+        explain(model, images, TARGETS, "cam")
+    assert explain(model, images, TARGETS, "gradcam")["gradcam"].abs().max() > 0
+
+
+class OverwritingOthers(Own):
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.features(images)
+        features[1:].mul_(2)  # torch.fx sees that nobody reads what it returns
+        return self.fc(features.mean((2, 3)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_logits_of_each_image_of_a_batch_are_proved(dtype: torch.dtype) -> None:
+    """Large logits of one image hide no error of another."""
+    images = random_images()
+    images[0] *= 1e9
     with pytest.raises(UnsupportedModel, match="not give the logits of the forward; write it as a method"):
-        explain(own(make), random_images(), TARGETS, "gradcam")
+        explain(own(OverwritingOthers).to(dtype), images.to(dtype), TARGETS, "gradcam")
 
 
 def test_a_new_classifier_of_the_same_shape_is_read() -> None:
@@ -314,22 +346,6 @@ def test_an_image_that_is_not_finite_leaves_the_others(value: float) -> None:
     for name in whole:
         assert torch.allclose(maps[name][0], whole[name][0], rtol=1e-9), name
         assert not maps[name][1].isfinite().all(), name
-
-
-def test_a_large_logit_hides_no_other_image() -> None:
-    """The logits of each image are proved for themselves, in half precision too."""
-
-    class Overwriting(Own):
-        def forward(self, images: Tensor) -> Tensor:
-            features = self.features(images)
-            features[:1].mul_(2)  # torch.fx sees that nobody reads what it returns
-            return self.fc(features.mean((2, 3)))
-
-    images = random_images()
-    images[1] *= 1e9
-    for dtype in (torch.float64, torch.bfloat16):
-        with pytest.raises(UnsupportedModel, match="not give the logits of the forward"):
-            explain(own(Overwriting).to(dtype), images.to(dtype), TARGETS, "gradcam")
 
 
 def test_a_description_with_code_is_copied_and_pickled() -> None:
