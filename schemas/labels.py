@@ -117,7 +117,7 @@ class LabelingSpec(GrowingRecord):
         run: hash of the run that made the atlas; of several, of the one that has the rows.
         classes: hash of the class names; None where they are numbers.
         truth: hash of the truth that the threshold was calibrated on.
-        tuned: hash of the run whose maps the threshold was calibrated on.
+        tuned: hashes of the run, and of its parts, whose maps the threshold was calibrated on.
         threshold: calibrated threshold; None where the policy has its own.
         calibration: description of the calibration; None where the policy has its own threshold.
         networks: hash of the run of each atlas by the name in front of its methods, where they are of several.

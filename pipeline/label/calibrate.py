@@ -97,6 +97,18 @@ def runs_of(atlas: MapReader) -> dict[str, str]:
     return {name: reader.run.run_hash for name, reader in (atlas.networks or {"": atlas}).items()}
 
 
+def describe_maps(atlas: MapReader, methods: Collection[str]) -> str:
+    """Return what tells the maps of methods from others: the hashes of the runs, and of the parts that have some.
+
+    A method that was dropped and added again, such as with another artifact, has maps of another part.
+    """
+    made_by = {
+        run for shard in atlas.shard_names for method in methods for run in atlas.run_of(shard, method).split(",")
+    }
+    parts = made_by - {"", *(each.run.run_hash for each in atlas.atlases)}
+    return " ".join([*runs_of(atlas).values(), *sorted(parts)])
+
+
 def truth_by_shard(
     atlas: MapReader, truth: TruthSet, target: str, log: Callable[[str], None] = lambda line: None
 ) -> list[tuple[MapReader, str, TruthSet]]:

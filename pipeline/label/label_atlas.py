@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.label.calibrate import CalibrationSource, runs_of
+from pipeline.label.calibrate import CalibrationSource, describe_maps
 from pipeline.label.formats.base import ExportContext
 from pipeline.label.label_product import LabelProduct, LabelTotals, check_formats, refuse_shared_keys, write_labels
 from pipeline.label.label_shard import check_policy, iter_labels
@@ -103,7 +103,7 @@ def label(
         run=atlas.run.run_hash,
         classes=sha256("\n".join(classes).encode()) if classes else None,
         truth=calibration.truth.digest if calibration else None,
-        tuned=" ".join(runs_of(calibration.atlas or atlas).values()) if calibration else None,
+        tuned=describe_maps(calibration.atlas or atlas, policy.methods) if calibration else None,
         networks={name: network.run.run_hash for name, network in atlas.networks.items()},
     )
     objects = ObjectStore(out)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.label import iter_labels, read_policy
+from pipeline.label.calibrate import describe_maps
 from pipeline.label.label_shard import check_policy
 from pipeline.label.mask import Label
 from pipeline.label.refine import pin_checkpoint
@@ -165,7 +166,7 @@ class PseudoMaskSource:
         if policy.calibrated:
             fault = f"policy {policy.name}: its threshold is not calibrated yet"
             raise UsageError(f"{fault}; give the policy with the fixed threshold that vitatlas label --tune found")
-        self.description = f"{policy.name} {policy.digest()} of atlas {atlas.run.run_hash}"
+        self.description = f"{policy.name} {policy.digest()} of atlas {describe_maps(atlas, policy.methods)}"
         self._labels = lru_cache(maxsize=2)(self._read_labels)
 
     def __contains__(self, key: object) -> bool:

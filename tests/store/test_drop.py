@@ -1,5 +1,6 @@
 """Methods are dropped from what an atlas says, then from the store; products that used them are named."""
 
+import io
 import json
 import shutil
 from contextlib import suppress
@@ -7,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from support import DEMO_MODEL, FAST, crashed_copies, in_one_process, samples, soak_after, write_tar
 
 from pipeline.audit.verify_products import verify_products
 from pipeline.demo.train_model import MODEL
 from pipeline.explain.artifacts import read_artifact, write_artifact
 from pipeline.label import label
+from pipeline.label.calibrate import CalibrationSource
 from pipeline.rank.rank_atlas import rank_atlas
 from pipeline.run import INLINE, run
 from pipeline.run.extend import extend, extend_targets
@@ -21,6 +24,8 @@ from pipeline.store import Atlas
 from pipeline.store.drop import drop, plan_drop
 from pipeline.store.ranking import read_rankings
 from pipeline.store.verify import verify
+from pipeline.train.mask_sources import PseudoMaskSource
+from pipeline.truth import read_truth
 from schemas.errors import UsageError
 from schemas.policy import Policy, Threshold
 from schemas.run import ModelSpec, RunSpec
@@ -162,6 +167,21 @@ def test_masks_and_verdicts_of_another_artifact_are_made_again(tmp_path: Path) -
         label(Atlas.open(url), policies[name], ["png"], f"{tmp_path}/{out}")
         return [path.read_bytes() for path in sorted((tmp_path / out).glob("png/*.tar"))]
 
+    for name, data in samples(2):
+        if name.endswith(".jpg"):
+            mask = Image.new("L", Image.open(io.BytesIO(data)).size)
+            mask.paste(1, (0, 0, mask.width // 2, mask.height // 2))
+            (tmp_path / "truth" / name).parent.mkdir(parents=True, exist_ok=True)
+            mask.save(tmp_path / "truth" / name.replace(".jpg", ".png"))
+    calibrated = policies["diffmask"].model_copy(update={"threshold": Threshold(kind="calibrated")})
+
+    def tuned() -> Policy:
+        source = CalibrationSource(read_truth(tmp_path / "truth"))
+        return label(Atlas.open(url), calibrated, ["png"], f"{tmp_path}/tuned", source).policy
+
+    def to_train_on() -> dict[str, str]:
+        return {name: PseudoMaskSource(Atlas.open(url), policy).description for name, policy in policies.items()}
+
     def ranked(url: str) -> dict[str, Any]:
         (ranking,) = read_rankings(Atlas.open(url), "predicted")
         return {row.method: row.signals for row in ranking.methods}
@@ -170,6 +190,8 @@ def test_masks_and_verdicts_of_another_artifact_are_made_again(tmp_path: Path) -
         run(url, INLINE)
         before, kept = made("diffmask", "masks"), made("legrad", "atlas/labels/legrad")
         made("diffmask", "atlas/labels/diffmask")
+        assert tuned() == tuned()
+        trained_on = to_train_on()
         rank_atlas(Atlas.open(url), target="predicted")
         signals = ranked(url)
         assert set(signals) == {"diffmask", "legrad", "center"}
@@ -181,6 +203,9 @@ def test_masks_and_verdicts_of_another_artifact_are_made_again(tmp_path: Path) -
         assert ranked(url)["diffmask"] != signals["diffmask"]
         assert fault.startswith("labels/diffmask/commits/a.json: was made from maps of a part")
         assert made("diffmask", "masks") == made("diffmask", "anew") != before
+        with pytest.raises(UsageError, match=r"holds something else \(tuned"):  # its threshold is of other maps
+            tuned()
+        assert [name for name, masks in to_train_on().items() if masks == trained_on[name]] == ["legrad"]
         assert made("legrad", "atlas/labels/legrad") == kept
 
 
