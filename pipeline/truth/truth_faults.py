@@ -17,7 +17,11 @@ from schemas.errors import UsageError
 FEW = 10
 """Fewest boxes, or images, that a sign is taken from."""
 _MASKS = 20
-"""Largest number of masks that are decoded."""
+"""Number of masks that are decoded; more where these are unlikely, since neighbours may be alike."""
+_OBJECTS = 2
+"""Largest number of objects of one image whose mask and box are compared."""
+_MANY = 200
+"""Largest number of objects of all images whose mask and box are compared."""
 _BEYOND = 0.01
 """Share of the side of an image by which a box may end outside of it."""
 _SHARE_BEYOND = 0.05
@@ -72,7 +76,8 @@ class TruthFaults:
             sized: the same, with the size of the image that its coordinates are of; without one its boxes say nothing.
         """
         self._mixed += len(truth.categories) > 1
-        self._fits += islice(truth.box_fits(), _MASKS - len(self._fits))
+        if len(self._fits) < (_MANY if self._are_apart() else _MASKS):
+            self._fits += islice(truth.box_fits(), _OBJECTS)
         if not len(boxes := truth.written_boxes):
             self._add_mask(truth)
             return
@@ -93,9 +98,13 @@ class TruthFaults:
         self._beyond += int(_reaches_out(ends, sizes).sum())
         self._reach = np.maximum(self._reach, (ends / sizes).max(0))
 
+    def _are_apart(self) -> bool:
+        """Return whether mask and box of most objects lie apart."""
+        return sum(fit < _FIT for fit in self._fits) > len(self._fits) / 2
+
     def _add_mask(self, truth: Truth) -> None:
         """Count an object that covers more than half of the border of its image."""
-        mask = truth.mask if self._masks < _MASKS else None
+        mask = truth.mask if self._masks < _MASKS or self._filled == self._masks else None
         if mask is not None and mask.any():
             self._masks += 1
             self._filled += bool((mask | truth.ignore).all())
@@ -127,10 +136,10 @@ class TruthFaults:
                 f"no box in {name} reaches beyond {width:.0f} % of the width and {height:.0f} % of the height of "
                 "its image, from the upper left; are they of smaller images, or in percent?"
             )
-        apart = sum(fit < _FIT for fit in self._fits)
-        if apart > len(self._fits) / 2:
+        if self._are_apart():
+            apart = sum(fit < _FIT for fit in self._fits)
             fault = (
-                f"mask and box lie apart in {apart} of the first {len(self._fits)} objects of {name}; run lengths go "
+                f"mask and box lie apart in {apart} of {len(self._fits)} objects of {name}; run lengths go "
                 "down the columns, polygons are x,y of each corner in pixels, boxes are x,y,width,height"
             )
             if len(self._fits) >= FEW:
@@ -138,7 +147,7 @@ class TruthFaults:
             yield fault
         if self._masks >= FEW and self._filled == self._masks:
             raise UsageError(
-                f"none of the first {self._masks} masks in {name} has background, which is 0; write 0 where no object "
+                f"none of {self._masks} masks in {name} has background, which is 0; write 0 where no object "
                 "is, and 255 where it is not known"
             )
         if self._masks >= FEW and self._framed > self._masks / 2:
