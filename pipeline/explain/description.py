@@ -8,7 +8,8 @@ from torch import nn
 
 from pipeline.explain.anatomy import NoGlobalAttention, describe_transformer
 from pipeline.explain.classifier_faults import NO_CLASSIFIER, classes_fault
-from pipeline.explain.feature_layers import NoFeatureGrid, find_features, try_read_out
+from pipeline.explain.feature_layers import NoFeatureGrid, find_features
+from pipeline.explain.feature_readout import try_read_out
 from pipeline.explain.head_modules import attached_module, head_activation
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.module_classes import NETWORKS, base_class, find_tensor_fault, find_wrapper_fault, path_of

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from pipeline.explain.description import general_fault, stated_size
-from pipeline.explain.feature_layers import NoFeatureGrid, find_features, returns_output_of, try_read_out
+from pipeline.explain.feature_layers import NoFeatureGrid, find_features
+from pipeline.explain.feature_readout import returns_output_of, try_read_out
 from pipeline.explain.head_modules import BehindFlatten, TokenAndMean
 from pipeline.explain.model_state import preserve_model_state
 from pipeline.explain.module_classes import NETWORKS, base_class

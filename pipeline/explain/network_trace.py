@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.explain.batch_norm import order_batch_norm_gradients
 from pipeline.explain.capture import ORDINARY, BackwardPass, Capture, Gradients
-from pipeline.explain.feature_layers import run_readout, to_map, to_positions
+from pipeline.explain.feature_readout import run_readout, to_map, to_positions
 from pipeline.explain.network import FeatureLayer, Network
 from pipeline.explain.readout import class_probabilities
 from pipeline.explain.relevance_rules import Rules, RuleState

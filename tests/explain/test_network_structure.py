@@ -11,7 +11,7 @@ from some_networks import CLASSES, GapVGG, random_images, small_network
 from torch import Tensor, nn
 
 from pipeline.explain import UnsupportedMethod, UnsupportedModel, describe, explain, shape_run
-from pipeline.explain.feature_layers import try_read_out
+from pipeline.explain.feature_readout import try_read_out
 from pipeline.explain.model_state import preserve_model_state
 
 
