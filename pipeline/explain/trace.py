@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.explain.anatomy import Anatomy
 from pipeline.explain.attention_capture import AttentionCall, ReplaceAttentionOutput, capture_attention, upcast
+from pipeline.explain.batch_norm import order_batch_norm_gradients
 from pipeline.explain.capture import ORDINARY, BackwardPass, Capture, Gradients, LinearCall
 from pipeline.explain.network_trace import NetworkTrace, gather_class_values
 from pipeline.explain.readout import classifier_logits, patch_logits, token_features
@@ -287,6 +288,8 @@ def record_forward(
     trace.logits = trace._scores.detach()
     if graph and anatomy.readout == "token":
         trace._scores = _scores_of_read_tokens(trace)
+    if Capture.IMAGE_GRADIENTS in capture:  # they pass the patch embedding, which may have batch norms
+        order_batch_norm_gradients(trace._scores)
     return trace
 
 

@@ -2,13 +2,18 @@
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from some_networks import random_images
+from timm.layers import HybridEmbed
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from pipeline.explain import explain
 from pipeline.explain.batch_norm import order_batch_norm_gradients
 
 
@@ -52,6 +57,25 @@ def test_a_batch_norm_behind_tokens_and_before_them_has_its_gradient() -> None:
     order_batch_norm_gradients(score)
     expected = weights * norm.weight / (norm.running_var + norm.eps).sqrt()
     assert torch.allclose(torch.autograd.grad(score, tokens)[0], expected, rtol=1e-12, atol=0)
+
+
+def test_image_gradients_pass_a_batch_norm_in_front_of_the_tokens_of_a_vision_transformer() -> None:
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 48, 16, 16), nn.BatchNorm2d(48))
+    model = VisionTransformer(
+        img_size=64,
+        patch_size=1,
+        embed_dim=48,
+        depth=2,
+        num_heads=4,
+        num_classes=5,
+        embed_layer=partial(HybridEmbed, backbone=backbone, proj=False),
+    )
+    nn.init.uniform_(backbone[1].weight, 0.5, 2)
+    images, targets = random_images(), torch.tensor([[0], [1]])
+    maps = explain(model.double(), images, targets, "grad_input")["grad_input"]
+    alone = explain(model, images[:1], targets[:1], "grad_input")["grad_input"]
+    assert torch.allclose(alone, maps[:1], rtol=1e-9, atol=1e-12 * float(maps.abs().max()))
 
 
 def test_batch_norm_takes_a_gradient_that_is_not_defined() -> None:
