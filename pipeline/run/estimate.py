@@ -14,7 +14,7 @@ from schemas.run_record import RunRecord
 
 DECODE_PROCESSES = 4
 """Default of each actor on a GPU."""
-_STAGES_PER_SHARD = ("drift", "write")
+_STAGES_PER_SHARD = ("drift", "norms", "write")
 """Stages that take the same time for a small and a large shard: they write and flush objects, or compute few images."""
 _STAGES_PER_IMAGE = ("read", "decode", "collect")
 """Stages that a second target kind does not repeat."""

@@ -42,8 +42,8 @@ from schemas.run import Decode, ModelSpec, Precision, RunSpec
 from schemas.shard_record import ShardRecord
 
 _WAYS: tuple[Decode, ...] = get_args(Decode)
-_BESIDE = ("read", "decode", "collect", "write", "drift", "total")
-"""Stages that are not the network's."""
+_BESIDE = ("read", "decode", "collect", "write", "drift", "norms", "total")
+"""Stages that are not the network's, or are done for a few images of a shard."""
 _COMPARED = 256
 """Pictures of which pixels are compared, at most."""
 

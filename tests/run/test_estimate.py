@@ -23,7 +23,7 @@ GPU = EndToEndTiming(
     source="drawn",
     images=10,
     targets=1,
-    seconds={"forward": 1.0, "legrad": 2.0, "collect": 0.5, "write": 3.0, "drift": 1.0},
+    seconds={"forward": 1.0, "legrad": 2.0, "collect": 0.5, "write": 2.5, "norms": 0.5, "drift": 1.0},
     decode_seconds=4.0,
     objects=5,
     bytes=1000,
@@ -41,7 +41,7 @@ def planned(spec: RunSpec, tmp_path: Path) -> RunRecord:
 def test_beside_a_gpu_an_actor_takes_the_longer_of_decoding_and_network(planned: RunRecord) -> None:
     expected = estimate(planned, GPU, actors=2)
     assert expected.seconds == pytest.approx(
-        {"decode": 6.4, "forward": 1.6, "legrad": 3.2, "collect": 0.8, "write": 9.0, "drift": 3.0}
+        {"decode": 6.4, "forward": 1.6, "legrad": 3.2, "collect": 0.8, "write": 7.5, "norms": 1.5, "drift": 3.0}
     )
     assert (expected.bottleneck, expected.sufficient_processes) == ("network", 2)
     assert expected.shard_seconds == pytest.approx((1.6 + 3.2 + 0.8 + 9 + 3) / 3)
@@ -63,7 +63,16 @@ def test_where_the_gpu_decodes_it_is_work_of_the_gpu(planned: RunRecord) -> None
     )
     expected = estimate(planned, decodes, other_class_share=1.0)
     assert expected.seconds == pytest.approx(
-        {"read": 0.8, "decode": 2.4, "forward": 3.2, "legrad": 6.4, "collect": 0.8, "write": 9.0, "drift": 3.0}
+        {
+            "read": 0.8,
+            "decode": 2.4,
+            "forward": 3.2,
+            "legrad": 6.4,
+            "collect": 0.8,
+            "write": 7.5,
+            "norms": 1.5,
+            "drift": 3.0,
+        }
     )
     assert expected.actor_hours == pytest.approx(sum(expected.seconds.values()) / 3600)
     assert (expected.bottleneck, expected.decode_processes) == ("network", 0)
