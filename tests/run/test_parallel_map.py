@@ -49,8 +49,14 @@ def in_parts(number):
         time.sleep(0.05)
     return number
 
-def slow_first(number):
-    time.sleep(0.3 if number == 0 else 0)
+def last_before_first(folder, number):
+    mark = os.path.join(folder, "last")
+    if number == 5:
+        open(mark, "w").close()
+    waits = 0
+    while number == 0 and not os.path.exists(mark) and waits < 6000:
+        time.sleep(0.01)
+        waits += 1
     return number
 """
 
@@ -72,9 +78,12 @@ def test_every_item_is_done_once(work: ModuleType, count: int) -> None:
     ]
 
 
-def test_several_items_are_done_in_processes_of_their_own_and_come_as_they_are_ready(work: ModuleType) -> None:
+def test_several_items_are_done_in_processes_of_their_own_and_come_as_they_are_ready(
+    work: ModuleType, tmp_path: Path
+) -> None:
     assert os.getpid() not in {process for _, process in parallel_map(work.square, range(4), "square")}
-    assert next(iter(parallel_map(work.slow_first, range(6), "slow"))) != 0
+    # The first item waits for the last one to begin, before which those between are done.
+    assert next(iter(parallel_map(partial(work.last_before_first, str(tmp_path)), range(6), "wait"))) != 0
 
 
 @pytest.mark.parametrize("count", [1, 3])
