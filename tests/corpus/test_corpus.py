@@ -176,7 +176,8 @@ def test_the_good_front_of_a_broken_tar_is_kept_if_that_is_asked_for(
     planned = plan_with_progress(spec, out)
     assert {Path(shard.url).stem[4:]: shard.samples for shard in planned.shards} == kept
     assert all(shard.partial and shard.fault for shard in planned.shards)
-    assert capsys.readouterr().err.splitlines() == [
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if ": about " not in line] == [  # the time left, on a slow machine
         f"warning  {shard.url}: {shard.fault}; its first {shard.samples} samples are kept" for shard in planned.shards
     ]
     assert {tar: commit.ok for tar, commit in run(out, HERE).commits.items()} == {
