@@ -38,21 +38,25 @@ TIMM: dict[str, dict[str, Any]] = {
 """Networks of timm, with what makes them small."""
 
 
+def small_stem() -> nn.Sequential:
+    """Convolutions that give [B, 32, H / 16, W / 16], before the last activation function."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(4),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(4),
+        nn.Conv2d(16, 32, 3, padding=1),
+    )
+
+
 class GapVGG(nn.Module):
     """VGG with a mean over the last features, as weakly supervised localization uses it; not of timm."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(4),
-            nn.Conv2d(8, 16, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(4),
-            nn.Conv2d(16, 32, 3, padding=1),
-            nn.ReLU(inplace=True),
-        )
+        self.features = nn.Sequential(*small_stem(), nn.ReLU(inplace=True))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(32, CLASSES)
 

@@ -140,6 +140,8 @@ def find_readout(
         values = {source: torch.zeros(outputs[str(source.target)], dtype=weights.dtype, device=weights.device)}
         try:
             shapes = {node: tuple(getattr(value, "shape", ())) for node, value in _run(model, steps, values).items()}
+        except torch.OutOfMemoryError:  # which says nothing about the code, and what is found is kept
+            raise
         except _ERRORS as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise NoReadout(f"what its forward does behind {source.target} does not run on zeros ({reason})") from None
@@ -178,6 +180,8 @@ def prove_readout(model: nn.Module, code: ReadoutCode, size: Size) -> None:
         with model.get_submodule(code.path).register_forward_hook(lambda *call: outputs.append(call[2].clone())):
             own_logits = model(image)
         logits = code.logits(model, code.features(model, outputs[0]))
+    except torch.OutOfMemoryError:
+        raise
     except _ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise NoReadout(f"what its forward does behind {code.path} does not run apart from it ({reason})") from None

@@ -151,7 +151,9 @@ class RuleCheck(RuleMode):
                 return self._call(func, inputs, args, kwargs)
             except NoRule as fault:
                 self.fault = self._described(str(fault))
-            except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+            except torch.OutOfMemoryError:  # which says nothing about the code, and what is found is kept
+                raise
+            except (TypeError, ValueError, RuntimeError) as error:  # NotImplementedError is a RuntimeError
                 # Either the arguments are none that the rule takes, or the function does not take them itself: then
                 # the call below raises it again.
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from explain.feature_formulas import written_out
-from some_networks import CLASSES, random_images, randomize
+from some_networks import CLASSES, random_images, randomize, small_stem
 from support import soak_after
 from torch import Tensor, nn
 
@@ -23,24 +23,12 @@ from pipeline.explain.readout_code import trace_forward
 TARGETS = torch.tensor([[1, 3], [2, 2]])
 
 
-def stem() -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(4),
-        nn.Conv2d(8, 16, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.MaxPool2d(4),
-        nn.Conv2d(16, 32, 3, padding=1),
-    )
-
-
 class Own(nn.Module):
     """A network of a user: the forward is all that it has."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.features, self.fc, self.gate = stem(), nn.Linear(32, CLASSES), nn.Conv2d(32, 1, 1)
+        self.features, self.fc, self.gate = small_stem(), nn.Linear(32, CLASSES), nn.Conv2d(32, 1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         features = F.relu(self.features(images), inplace=True)
@@ -80,7 +68,7 @@ class Summed(Own):
 
 
 def sequential() -> nn.Module:
-    return nn.Sequential(stem(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES))
+    return nn.Sequential(small_stem(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES))
 
 
 def relu_of(path: str) -> Any:
@@ -254,6 +242,32 @@ def test_code_that_is_read_wrong_is_noticed_and_gradients_remain(make: Any, reas
     with pytest.raises(UnsupportedMethod, match=f"cam is not defined .* does behind features.* {reason}"):
         explain(model, images, TARGETS, "cam")
     assert explain(model, images, TARGETS, "gradcam")["gradcam"].abs().max() > 0
+
+
+class Pool(nn.Module):
+    full = True
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.full and features.device.type != "meta":
+            raise torch.OutOfMemoryError("no memory left")
+        return features.mean((2, 3))
+
+
+class WithPool(Own):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = Pool()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.pool(self.features(images)))
+
+
+def test_a_lack_of_memory_is_no_finding_about_the_code() -> None:
+    model, images = own(WithPool), random_images()
+    with pytest.raises(torch.OutOfMemoryError):
+        explain(model, images, TARGETS, "cam")
+    model.pool.full = False
+    assert explain(model, images, TARGETS, "cam")["cam"].isfinite().all()
 
 
 class OverwritingOthers(Own):
