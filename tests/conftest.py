@@ -152,7 +152,7 @@ def without_plots() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def without_terminal() -> Iterator[None]:
-    """Print as into a file, whatever the terminal of whoever runs the tests."""
+    """Print as if standard output were a file, whatever terminal runs the tests."""
     with pytest.MonkeyPatch.context() as patched:
         for name in ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"):
             patched.delenv(name, raising=False)

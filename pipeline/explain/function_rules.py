@@ -184,9 +184,9 @@ def _product(state: RuleState, func: Any, first: Any, second: Any) -> Any:
 
 
 def _shared(state: RuleState, product: Any, first: Any, second: Any) -> Any:
-    """Compute a product of two factors, of which each gets its share of the gradient.
+    """Compute a product of two factors; each factor gets its share of the gradient.
 
-    A product of weights of attention, or of gates, is one again.
+    A product of attention weights is attention again, and a product of gates is a gate.
     """
     if not all(any(True for _ in activations(each)) for each in (first, second)):
         return keep_kind(product(first, second), first, second)

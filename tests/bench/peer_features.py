@@ -118,21 +118,16 @@ FEATURE_NETWORKS = Suite(
             _reciprocam,
             sizes=_CNN,
         ),
-        Comparison(
-            "hilrp",
-            "`attribute_swin`, `attnlrp`, γ = 0.25",
-            "attn_lrp:read=pixels:gamma=0.25",
-            hilrp("attnlrp", "swin", 32),
-            tolerance=1e-6,
-            sizes=_SWIN,
-        ),
-        Comparison(
-            "hilrp",
-            "`attribute_swin`, `cp`, γ = 0.25",
-            "cp_lrp:read=pixels:gamma=0.25",
-            hilrp("cp", "swin", 32),
-            tolerance=1e-6,
-            sizes=_SWIN,
+        *(
+            Comparison(
+                "hilrp",
+                f"`attribute_swin`, `{theirs}`, γ = 0.25",
+                f"{ours}:read=pixels:gamma=0.25",
+                hilrp(theirs, "swin", 32),
+                tolerance=1e-6,
+                sizes=_SWIN,
+            )
+            for theirs, ours in (("attnlrp", "attn_lrp"), ("cp", "cp_lrp"))
         ),
     ),
     ("gradcam", "gradcam_pp", "layercam", "grad_input", "reciprocam"),

@@ -200,7 +200,7 @@ def test_masks_without_background_are_refused(tmp_path: Path, ignored: bool) -> 
 
 
 def test_one_image_of_masks_elsewhere_than_their_boxes_has_no_fault(tmp_path: Path) -> None:
-    """Such as a stack of books, of which the boxes include what is covered."""
+    """In a stack of books, boxes include the covered part of each book, masks do not."""
     masked(tmp_path, polygon)
     content = json.loads((tmp_path / "masks.json").read_text())
     hidden = {"image_id": 0, "category_id": 1, "bbox": [10, 10, 200, 150], "segmentation": polygon((15, 15, 40, 40))}
